@@ -1,0 +1,55 @@
+# `make run` and `make test` need Linux and Python 3.11, nothing else: each makes .venv by itself.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt requirements venv venv-dev clean
+
+PY := .venv/bin/python
+
+# A function of the shell, so that a missing Python is one clear line whatever else is on the PATH.
+find_python = python=; for candidate in python3.11 python3 python; do \
+	if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+		python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then echo "error: Python 3.11 is needed and was not found on the PATH" >&2; exit 1; fi
+
+help:
+	@echo "make run           start everything on this machine (PORT= moves it), Ctrl-C stops it"
+	@echo "make test          all checks and tests, on servers of their own"
+	@echo "make lint          the checks without the tests"
+	@echo "make fmt           format the code"
+	@echo "make requirements  compile requirements*.in"
+	@echo "make clean         remove .venv, var/ and caches"
+
+venv:
+	@$(find_python); "$$python" devstack/bootstrap.py requirements.txt
+
+venv-dev:
+	@$(find_python); "$$python" devstack/bootstrap.py requirements-dev.txt
+
+run: venv
+	@exec $(PY) -m devstack
+
+test: venv-dev lint
+	@exec $(PY) -m pytest
+
+lint: venv-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+fmt: venv-dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# The machine's own pip settings are left out: hashes and versions come from the public index alone.
+compile = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null $(PY) -m piptools compile \
+	--generate-hashes --allow-unsafe --strip-extras --no-header --quiet \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+requirements: venv-dev
+	$(compile) --output-file requirements.txt requirements.in
+	$(compile) --output-file requirements-dev.txt requirements-dev.in
+
+clean:
+	rm -rf .venv .venv.lock var .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis

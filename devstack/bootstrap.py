@@ -1,0 +1,98 @@
+"""Makes `.venv` and installs a requirements file into it, once.
+
+Runs under the system's Python, before anything is installed: standard library only. The stamp holds the hash of what
+was installed, so the next start costs nothing; the lock lets `make run` and `make test` start side by side.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = (3, 11)
+
+
+class BootstrapError(Exception):
+    """Something the person at the keyboard has to change; its text is one line."""
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def fingerprint() -> str:
+    """Over all compiled files: a change to one of them may have replaced what another had installed."""
+    digest = hashlib.sha256(f"{sys.version}\n{VENV}\n".encode())
+    for file in sorted(ROOT.glob("requirements*.txt")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def is_usable() -> bool:
+    """A half-made or moved environment fails to start its own pip."""
+    probe = [VENV / "bin" / "python", "-c", "import pip, sys; sys.exit(sys.prefix == sys.base_prefix)"]
+    try:
+        return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def create_venv() -> None:
+    say(f"Creating {VENV.name} with Python {sys.version.split()[0]}")
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False).returncode != 0:
+        raise BootstrapError(
+            "cannot create .venv: this Python has no working venv module (Debian: install python3.11-venv)"
+        )
+
+
+def install(requirements: list[Path]) -> None:
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
+    wanted = [argument for file in requirements for argument in ("-r", str(file))]
+    say(f"Installing {', '.join(file.name for file in requirements)} into {VENV.name} (a few minutes the first time)")
+    if subprocess.run([*pip, "--require-hashes", *wanted], check=False).returncode != 0:
+        raise BootstrapError("the packages could not be installed: see pip's lines above")
+
+
+def ensure(requirements: list[Path]) -> None:
+    stamp = VENV / f".installed-{requirements[0].stem}"
+    wanted = fingerprint()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not is_usable():
+        create_venv()
+    install(requirements)
+    stamp.write_text(wanted)
+
+
+def locked_ensure(requirements: list[Path]) -> None:
+    lock = os.open(ROOT / ".venv.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ensure(requirements)
+    finally:
+        os.close(lock)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make .venv and install requirement files into it.")
+    parser.add_argument("requirements", nargs="+", type=Path)
+    files = [ROOT / file for file in parser.parse_args().requirements]
+    if sys.version_info[:2] != PYTHON:
+        raise BootstrapError(f"Python 3.11 is needed, this is {sys.version.split()[0]}")
+    locked_ensure(files)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (BootstrapError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
