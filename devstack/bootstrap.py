@@ -1,7 +1,8 @@
 """Makes `.venv` and installs a requirements file into it, once.
 
-Runs under the system's Python, before anything is installed: standard library only. The stamp holds the hash of what
-was installed, so the next start costs nothing; the lock lets `make run` and `make test` start side by side.
+Runs under the system's Python, before anything is installed: standard library only. The stamp holds the hash
+of what was installed, so the next start costs nothing; the lock lets `make run` and `make test` start side by
+side.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def fingerprint() -> str:
 
 def is_usable() -> bool:
     """A half-made or moved environment fails to start its own pip."""
-    probe = [VENV / "bin" / "python", "-c", "import pip, sys; sys.exit(sys.prefix == sys.base_prefix)"]
+    probe = [str(VENV / "bin" / "python"), "-c", "import pip, sys; sys.exit(sys.prefix == sys.base_prefix)"]
     try:
         return subprocess.run(probe, capture_output=True, check=False).returncode == 0
     except OSError:
@@ -54,9 +55,16 @@ def create_venv() -> None:
 def install(requirements: list[Path]) -> None:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     wanted = [argument for file in requirements for argument in ("-r", str(file))]
-    say(f"Installing {', '.join(file.name for file in requirements)} into {VENV.name} (a few minutes the first time)")
+    names = ", ".join(file.name for file in requirements)
+    say(f"Installing {names} into {VENV.name} (a few minutes the first time)")
     if subprocess.run([*pip, "--require-hashes", *wanted], check=False).returncode != 0:
         raise BootstrapError("the packages could not be installed: see pip's lines above")
+
+
+def add_checkout_to_path() -> None:
+    """So that `.venv/bin/pytest` finds the checkout just as `python -m pytest` does."""
+    packages = VENV / "lib" / f"python{PYTHON[0]}.{PYTHON[1]}" / "site-packages"
+    (packages / "marketplace.pth").write_text(f"{ROOT}\n")
 
 
 def ensure(requirements: list[Path]) -> None:
@@ -67,6 +75,7 @@ def ensure(requirements: list[Path]) -> None:
     if not is_usable():
         create_venv()
     install(requirements)
+    add_checkout_to_path()
     stamp.write_text(wanted)
 
 

@@ -1,0 +1,50 @@
+"""Fixtures that every test may use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devstack.postgres import Postgres
+from devstack.valkey import Valkey
+from tests.harness.servers import RUN
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Postgres:
+    """The PostgreSQL that the settings point at. Stop or kill it only where no other test minds: see
+    `own_postgres`.
+    """
+    if RUN.postgres is None:
+        pytest.skip("needs a PostgreSQL of the tests' own, TEST_DATABASE_URL is set")
+    return RUN.postgres
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Valkey:
+    """The Valkey that the settings point at. Stop or kill it only where no other test minds: see
+    `own_valkey`.
+    """
+    if RUN.valkey is None:
+        pytest.skip("needs a Valkey of the tests' own, TEST_REDIS_URL is set")
+    return RUN.valkey
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
+    """A PostgreSQL for one test to kill, stall, restart or erase (about a second)."""
+    server = Postgres(tmp_path / "postgres", inherit=[RUN.lock.descriptor])
+    server.start()
+    yield server
+    server.resume()
+    server.stop()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey for one test to kill, stall, restart or erase (under 0.1 s)."""
+    server = Valkey(tmp_path / "valkey", inherit=[RUN.lock.descriptor])
+    server.start()
+    yield server
+    server.resume()
+    server.stop()
