@@ -1,0 +1,66 @@
+"""Consumers: organisations that call services and pay for it, and the people who act for them."""
+
+import uuid
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+
+
+class User(AbstractUser):
+    """A person: an operator of the marketplace, or a member of a consumer organisation."""
+
+    class Meta(AbstractUser.Meta):
+        db_table = "users"
+
+
+class Consumer(models.Model):
+    """An organisation with keys, limits and an invoice."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        SUSPENDED = "suspended"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=255)
+    status = models.CharField(max_length=20, choices=Status, default=Status.ACTIVE)
+    residency = models.CharField(
+        max_length=20,
+        blank=True,
+        help_text="Region its data must stay in (for example: eu). Blank: anywhere.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="Membership", related_name="consumers")
+
+    class Meta:
+        db_table = "consumers"
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """What a person may do for a consumer."""
+
+    class Role(models.TextChoices):
+        OWNER = "owner"
+        DEVELOPER = "developer"
+        BILLING = "billing"
+        VIEWER = "viewer"
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
+    consumer = models.ForeignKey(Consumer, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=20, choices=Role, default=Role.VIEWER)
+
+    class Meta:
+        db_table = "memberships"
+        constraints = (models.UniqueConstraint(fields=("user", "consumer"), name="one_role_per_consumer"),)
+
+    def __str__(self) -> str:
+        return f"{self.user} as {self.role} of {self.consumer}"
+
+    @property
+    def manages_keys(self) -> bool:
+        """Owners and developers issue and revoke keys."""
+        return self.role in {self.Role.OWNER, self.Role.DEVELOPER}

@@ -1,0 +1,27 @@
+"""Writing the audit trail. Call it inside the transaction of the change it tells of."""
+
+from typing import Any
+
+from audit.models import AuditEntry
+
+
+def record(
+    *,
+    actor: str,
+    action: str,
+    target_type: str,
+    target_id: object,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+    address: str | None = None,
+) -> AuditEntry:
+    """Append one entry; the caller's transaction decides whether change and entry both stand."""
+    return AuditEntry.objects.create(
+        actor=actor,
+        action=action,
+        target_type=target_type,
+        target_id=str(target_id),
+        before=before or {},
+        after=after or {},
+        address=address,
+    )

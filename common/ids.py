@@ -1,0 +1,38 @@
+"""Request ids: UUIDv7 (RFC 9562), so that an id carries the moment it was made.
+
+The ledger's partition, the price version and the month of a request all follow from its id.
+"""
+
+import datetime as dt
+import os
+import uuid
+
+from common import clock
+
+
+def uuid7(at_ms: int | None = None) -> uuid.UUID:
+    """A new UUIDv7: 48 bits of milliseconds, 74 random bits."""
+    moment = clock.now_ms() if at_ms is None else at_ms
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (moment & 0xFFFF_FFFF_FFFF) << 80
+    value |= 0x7 << 76
+    value |= ((random >> 62) & 0xFFF) << 64
+    value |= 0b10 << 62
+    value |= random & ((1 << 62) - 1)
+    return uuid.UUID(int=value)
+
+
+def milliseconds_of(id_: uuid.UUID) -> int:
+    """Milliseconds since the epoch at which a UUIDv7 was made."""
+    return id_.int >> 80
+
+
+def moment_of(id_: uuid.UUID) -> dt.datetime:
+    """The moment, to the millisecond, at which a UUIDv7 was made."""
+    seconds, ms = divmod(milliseconds_of(id_), 1000)
+    return dt.datetime.fromtimestamp(seconds, clock.UTC).replace(microsecond=ms * 1000)
+
+
+def is_uuid7(id_: uuid.UUID) -> bool:
+    """Whether the time can be read out of the id."""
+    return id_.version == 7

@@ -1,0 +1,231 @@
+"""Settings: everything that differs between installations comes from the environment.
+
+Where nothing is set, a running ``make run`` is found by the file it leaves under ``var/``.
+"""
+
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = BASE_DIR / "var"
+
+
+def _embedded_servers() -> dict[str, Any]:
+    """What ``make run`` says of its servers, or nothing where it does not run."""
+    try:
+        found: dict[str, Any] = json.loads((VAR_DIR / "servers.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+_EMBEDDED = {} if "DATABASE_URL" in os.environ else _embedded_servers()
+
+
+def env(name: str, default: str = "") -> str:
+    """An environment variable, else what the embedded servers say, else the default."""
+    return os.environ.get(name) or str(_EMBEDDED.get(name.lower(), "")) or default
+
+
+#: Which of the processes this is. Only the gateway goes without the admin and what the admin needs.
+PROCESS = env("PROCESS", "console")
+IS_GATEWAY = PROCESS == "gateway"
+
+SECRET_KEY = env("SECRET_KEY", "not-for-production-only-for-checks-and-migrations-0123456789")
+DEBUG = env("DEBUG") == "1"
+ALLOWED_HOSTS = env("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]").split(",")
+PORT = int(env("PORT", "8000"))
+CONSOLE_URL = env("CONSOLE_URL", f"http://127.0.0.1:{PORT + 1}")
+LOG_LEVEL = env("LOG_LEVEL", "INFO").upper()
+
+INSTALLED_APPS = [
+    *([] if IS_GATEWAY else ["django.contrib.admin", "django.contrib.sessions", "django.contrib.messages"]),
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.postgres",
+    "django.contrib.staticfiles",
+    "adrf",
+    "rest_framework",
+    "rest_framework_simplejwt",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_celery_beat",
+    *([] if IS_GATEWAY else ["django_prometheus"]),
+    "audit",
+    "accounts",
+    "catalog",
+    "keys",
+    "policy",
+    "metering",
+    "quotas",
+    "sla",
+    "analytics",
+    "consumption",
+]
+
+_SHARED_MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+_CONSOLE_MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    *_SHARED_MIDDLEWARE,
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+MIDDLEWARE = _SHARED_MIDDLEWARE if IS_GATEWAY else _CONSOLE_MIDDLEWARE
+
+ROOT_URLCONF = "config.urls" if IS_GATEWAY else "config.console_urls"
+ASGI_APPLICATION = "config.asgi.application"
+WSGI_APPLICATION = "config.wsgi.application"
+APPEND_SLASH = not IS_GATEWAY
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASE_URL = env("DATABASE_URL", "postgres://127.0.0.1:5432/marketplace")
+DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=0 if IS_GATEWAY else 60)}
+DATABASES["default"].setdefault("OPTIONS", {})["connect_timeout"] = 5
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+#: Hot state and journal. The broker and the cache may live elsewhere.
+REDIS_URL = env("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+
+def _redis_database(number: int) -> str:
+    """The same server, another database: the journal's keys are never mixed with a queue's."""
+    base, _, query = REDIS_URL.partition("?")
+    scheme, _, rest = base.partition("://")
+    host = rest.partition("/")[0]
+    return f"{scheme}://{host}/{number}" + (f"?{query}" if query else "")
+
+
+CELERY_BROKER_URL = env("CELERY_BROKER_URL") or _redis_database(1)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BEAT_SCHEDULE = {
+    "flush-analytics": {"task": "analytics.tasks.flush_events", "schedule": timedelta(seconds=5)},
+    "reap-leases": {"task": "quotas.tasks.reap_leases", "schedule": timedelta(seconds=10)},
+    "sync-quotas": {"task": "quotas.tasks.sync_quotas", "schedule": timedelta(minutes=5)},
+    "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
+    "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
+}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": env("CACHE_URL") or _redis_database(2),
+    },
+}
+
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
+#: Peppers of the tag in an API key: ``{"1": "<hex>"}``. The highest number signs new keys; all of them are accepted.
+KEY_PEPPERS: dict[int, bytes] = {
+    int(number): bytes.fromhex(pepper)
+    for number, pepper in (
+        json.loads(os.environ["KEY_PEPPERS"])
+        if "KEY_PEPPERS" in os.environ
+        else _EMBEDDED.get("key_peppers") or {"1": "00" * 32}
+    ).items()
+}
+
+#: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
+SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
+#: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
+LANE = env("LANE", "on") == "on"
+#: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.
+JOURNAL_BOUND = int(env("JOURNAL_BOUND", "1000000"))
+#: How many upstream connections one gateway opens at most.
+UPSTREAM_MAX_CONNECTIONS = int(env("UPSTREAM_MAX_CONNECTIONS", "2000"))
+#: Networks that upstreams may live in although they are not public (CIDR, comma-separated). Production: none.
+UPSTREAM_ALLOWED_NETWORKS = [n for n in env("UPSTREAM_ALLOWED_NETWORKS").split(",") if n]
+#: Who may read ``/metrics`` (CIDR, comma-separated).
+METRICS_NETWORKS = env("METRICS_NETWORKS", "127.0.0.0/8,::1/128").split(",")
+#: Bytes of a request body that are read at most.
+MAX_BODY_BYTES = int(env("MAX_BODY_BYTES", str(1024 * 1024)))
+KAFKA_TOPIC = env("KAFKA_TOPIC", "marketplace.consumption.events")
+EVENT_SOURCE = env("EVENT_SOURCE", "/marketplace/consumption")
+
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework_simplejwt.authentication.JWTAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "consumption.problems.exception_handler",
+    "DEFAULT_PAGINATION_CLASS": None,
+    "UNAUTHENTICATED_USER": None,
+}
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(hours=24),
+    "REFRESH_TOKEN_LIFETIME": timedelta(days=30),
+    "UPDATE_LAST_LOGIN": True,
+    "ALGORITHM": "HS256",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "LLM marketplace: consumption and billing",
+    "DESCRIPTION": "Call LLM services with one key; see what was used and what it cost.",
+    "VERSION": "1.0.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+SESSION_COOKIE_NAME = "console_session"
+CSRF_COOKIE_NAME = "console_csrf"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+}

@@ -1,0 +1,235 @@
+"""The ledger (what was used and what it cost), its rollups, and how far the journal has been drained into it."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+
+from accounts.models import Consumer
+from catalog.models import PriceVersion, Service, Tier
+from keys.models import ApiKey
+
+
+class DecimalDecoder(json.JSONDecoder):
+    """Reads JSON fractions as ``Decimal``, so that a stored cost never becomes a float."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "parse_float": Decimal})
+
+
+class UsageRecord(models.Model):
+    """One row of the ledger: one call that was let in, once and for ever.
+
+    The table is partitioned by month of ``timestamp``, which is the moment inside ``request_id``; the primary
+    key in the database is ``(id, timestamp)``. ``id = request_id`` for ``kind = usage``.
+    """
+
+    class Status(models.TextChoices):
+        SUCCESS = "success"
+        ERROR = "error"
+        CANCELLED = "cancelled"
+        UNSETTLED = "unsettled"
+
+    class Kind(models.TextChoices):
+        USAGE = "usage"
+        CORRECTION = "correction"
+
+    class Settlement(models.TextChoices):
+        """How the record came to the journal."""
+
+        LEASE = "lease", "settled in time"
+        LATE = "late", "settled after its lease was gone"
+        REPLAY = "replay", "handed in after an outage"
+        REAPED = "reaped", "lease ran out, nobody settled"
+
+    id = models.UUIDField(primary_key=True)
+    request_id = models.UUIDField()
+    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="+", db_index=False)
+    consumer = models.ForeignKey(
+        Consumer, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    api_key = models.ForeignKey(
+        ApiKey, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    price_version = models.ForeignKey(
+        PriceVersion, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    tier = models.ForeignKey(
+        Tier, on_delete=models.PROTECT, related_name="+", db_column="tier", db_index=False, db_constraint=False
+    )
+    timestamp = models.DateTimeField()
+    duration_ms = models.IntegerField()
+    usage = models.JSONField(help_text="Tokens by kind, and usage_source: reported, estimated, clamped or none.")
+    cost = models.JSONField(decoder=DecimalDecoder, help_text="amount, currency and how it came about.")
+    total_tokens = models.BigIntegerField()
+    cost_amount = models.DecimalField(max_digits=38, decimal_places=18)
+    currency = models.CharField(max_length=3)
+    status = models.CharField(max_length=50, choices=Status)
+    error = models.JSONField(null=True, blank=True)
+    kind = models.CharField(max_length=20, choices=Kind, default=Kind.USAGE)
+    corrects = models.UUIDField(null=True, blank=True)
+    settlement = models.CharField(max_length=20, choices=Settlement, default=Settlement.LEASE)
+    metadata = models.JSONField(null=True, blank=True)
+
+    class Meta:
+        db_table = "usage_records"
+        ordering = ("-timestamp",)
+        indexes = (
+            models.Index(fields=("service", "-timestamp"), name="idx_usage_service_timestamp"),
+            models.Index(fields=("consumer", "-timestamp"), name="idx_usage_consumer_timestamp"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.id}"
+
+
+class UsageRollup(models.Model):
+    """Sums over one hour of the ledger, kept in the same transaction that writes the ledger."""
+
+    hour = models.DateTimeField()
+    consumer = models.ForeignKey(
+        Consumer, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    service = models.ForeignKey(
+        Service, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    api_key = models.ForeignKey(
+        ApiKey, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    price_version = models.ForeignKey(
+        PriceVersion, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    tier = models.ForeignKey(
+        Tier, on_delete=models.PROTECT, related_name="+", db_column="tier", db_index=False, db_constraint=False
+    )
+    status = models.CharField(max_length=50, choices=UsageRecord.Status)
+    currency = models.CharField(max_length=3)
+    requests = models.BigIntegerField(default=0)
+    duration_ms = models.BigIntegerField(default=0)
+    prompt_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    reasoning_tokens = models.BigIntegerField(default=0)
+    total_tokens = models.BigIntegerField(default=0)
+    cost_amount = models.DecimalField(max_digits=38, decimal_places=18, default=0)
+
+    class Meta:
+        db_table = "usage_rollups"
+        ordering = ("-hour",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("consumer", "service", "hour", "api_key", "price_version", "tier", "status"),
+                name="one_rollup_per_hour",
+            ),
+        )
+        indexes = (models.Index(fields=("service", "hour"), name="idx_rollups_service_hour"),)
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H}h {self.status}"
+
+
+class QuotaPeriod(models.Model):
+    """Tokens of one consumer at one service in one UTC month, as the ledger has them."""
+
+    consumer = models.ForeignKey(
+        Consumer, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    service = models.ForeignKey(
+        Service, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    month = models.DateField()
+    used = models.BigIntegerField(default=0)
+    granted = models.BigIntegerField(null=True, blank=True, help_text="The limit of the latest call; empty: none.")
+
+    class Meta:
+        db_table = "quota_periods"
+        ordering = ("-month",)
+        constraints = (
+            models.UniqueConstraint(fields=("consumer", "service", "month"), name="one_quota_period_per_month"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m}: {self.used}"
+
+
+class ShardEpoch(models.Model):
+    """The number that a shard's live counters must carry to be believed. It only rises."""
+
+    class State(models.TextChoices):
+        LIVE = "live"
+        REBUILDING = "rebuilding"
+
+    shard = models.PositiveSmallIntegerField(primary_key=True)
+    number = models.PositiveBigIntegerField()
+    state = models.CharField(max_length=20, choices=State, default=State.REBUILDING)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        db_table = "shard_epochs"
+        ordering = ("shard",)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: {self.number} {self.state}"
+
+
+class JournalPosition(models.Model):
+    """How far a shard's journal has been drained. Moves only in the transaction that writes what was read."""
+
+    shard = models.PositiveSmallIntegerField(primary_key=True)
+    epoch = models.PositiveBigIntegerField()
+    last_id = models.CharField(max_length=41, default="0-0")
+    batch = models.PositiveBigIntegerField(default=0, help_text="Number of the last batch drained.")
+
+    class Meta:
+        db_table = "journal_positions"
+        ordering = ("shard",)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}: {self.epoch}:{self.last_id}"
+
+
+class JournalBatch(models.Model):
+    """What one drained batch changed in the ledger: the outbox that analytics reads, in order, shard by shard."""
+
+    shard = models.PositiveSmallIntegerField()
+    number = models.PositiveBigIntegerField()
+    record_ids = ArrayField(models.UUIDField())
+    drained_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "journal_batches"
+        ordering = ("shard", "number")
+        constraints = (models.UniqueConstraint(fields=("shard", "number"), name="one_batch_per_number"),)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} batch {self.number}"
+
+
+class DeadLetter(models.Model):
+    """A journal entry that could not become a ledger row. It waits here for a person."""
+
+    class Reason(models.TextChoices):
+        UNREADABLE = "unreadable"
+        CONFLICT = "conflict", "conflict: the ledger has other amounts"
+        REFUSED = "refused", "refused by the database"
+
+    shard = models.PositiveSmallIntegerField()
+    epoch = models.PositiveBigIntegerField()
+    stream_id = models.CharField(max_length=41)
+    reason = models.CharField(max_length=20, choices=Reason)
+    detail = models.CharField(max_length=255, blank=True)
+    entry = models.BinaryField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    resolved_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "dead_letters"
+        ordering = ("-created_at",)
+        constraints = (
+            models.UniqueConstraint(fields=("shard", "epoch", "stream_id"), name="one_dead_letter_per_entry"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.shard}:{self.stream_id}"

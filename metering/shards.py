@@ -1,0 +1,65 @@
+"""Shards of consumers, and the names of what a shard keeps in Valkey.
+
+Every limit of a consumer lies in one slot, so one script can decide, on a cluster too.
+"""
+
+import datetime as dt
+import uuid
+import zlib
+
+SHARDS = 64
+
+
+def shard_of(consumer_id: uuid.UUID) -> int:
+    """The shard of a consumer: CRC-32 of its sixteen bytes, mod 64. Never changes."""
+    return zlib.crc32(consumer_id.bytes) % SHARDS
+
+
+def tag(shard: int) -> str:
+    """The hash tag that all keys of a shard begin with."""
+    return f"{{s{shard:02d}}}"
+
+
+def epoch_key(shard: int) -> str:
+    """``n:run_id``: the epoch that counters, leases and journal belong to."""
+    return f"{tag(shard)}:epoch"
+
+
+def journal_key(shard: int) -> str:
+    """Stream of settled usage that PostgreSQL may not have yet."""
+    return f"{tag(shard)}:journal"
+
+
+def watermark_key(shard: int) -> str:
+    """``epoch:stream id`` of the last entry that PostgreSQL has."""
+    return f"{tag(shard)}:wm"
+
+
+def leases_key(shard: int) -> str:
+    """Sorted set of open leases by deadline, in milliseconds of the server's clock."""
+    return f"{tag(shard)}:leases"
+
+
+def lease_key(shard: int, request_id: uuid.UUID) -> str:
+    """Hash: ``q`` the quota's key, ``r`` tokens reserved, ``g`` the gateway, ``e`` the entry if nobody settles."""
+    return f"{tag(shard)}:lease:{request_id}"
+
+
+def tombstone_key(shard: int, request_id: uuid.UUID) -> str:
+    """The stream id that a settled request got; makes a repeated settle harmless."""
+    return f"{tag(shard)}:settled:{request_id}"
+
+
+def credited_key(shard: int, request_id: uuid.UUID) -> str:
+    """Marks a replayed request whose counter the drain has credited."""
+    return f"{tag(shard)}:credited:{request_id}"
+
+
+def bucket_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID) -> str:
+    """Hash: ``t`` tokens in the request-rate bucket, ``at`` milliseconds of the last refill."""
+    return f"{tag(shard)}:bucket:{consumer_id}:{service_id}"
+
+
+def quota_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID, month: dt.date) -> str:
+    """Hash: ``used`` and ``reserved`` tokens of one UTC month."""
+    return f"{tag(shard)}:quota:{consumer_id}:{service_id}:{month:%Y%m}"
