@@ -1,0 +1,81 @@
+"""The text of an API key: ``mk_live_<id>_<secret><tag><crc>``.
+
+========  ======================  =====================================================================
+part      characters              what it is for
+========  ======================  =====================================================================
+id        16, base 62             public; finds the key
+secret    43, base 62 (256 bits)  proves the key; only its Argon2id hash is kept
+tag       1 + 16                  pepper's version, then 64 bits of HMAC-SHA-256 under it: a forged key dies
+                                  in microseconds, and no store is asked
+crc       8, hexadecimal          CRC-32 of all before it, for scanners and typing errors
+========  ======================  =====================================================================
+"""
+
+import hmac
+import secrets
+import string
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+from django.conf import settings
+
+Environment = Literal["live", "test"]
+
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_ID, _SECRET, _TAG, _CRC = 16, 43, 17, 8
+_LENGTH = len("mk_live_") + _ID + 1 + _SECRET + _TAG + _CRC
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made. ``text`` is shown once; of ``secret`` only a hash is kept."""
+
+    text: str
+    public_id: str
+    secret: str
+
+    @property
+    def last4(self) -> str:
+        return self.text[-4:]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedKey:
+    """A key whose form, checksum and tag are right. Whether it exists is another question."""
+
+    environment: str
+    public_id: str
+    secret: str
+
+
+def mint(environment: Environment = "live") -> NewKey:
+    """A new random key, tagged under the newest pepper."""
+    public_id = "".join(secrets.choice(_BASE62) for _ in range(_ID))
+    secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET))
+    body = f"mk_{environment}_{public_id}_{secret}"
+    version = max(settings.KEY_PEPPERS)
+    tagged = body + _BASE62[version] + _mac(settings.KEY_PEPPERS[version], body)
+    return NewKey(tagged + _checksum(tagged), public_id, secret)
+
+
+def parse(text: str) -> ParsedKey | None:
+    """The parts of a key, or None where it is mistyped, forged or no key at all."""
+    if len(text) != _LENGTH or not text.isascii() or text[:3] != "mk_" or text[7] != "_":
+        return None
+    tagged, crc = text[:-_CRC], text[-_CRC:]
+    if _checksum(tagged) != crc:
+        return None
+    body, tag = tagged[:-_TAG], tagged[-_TAG:]
+    pepper = settings.KEY_PEPPERS.get(_BASE62.find(tag[0]))
+    if pepper is None or not hmac.compare_digest(_mac(pepper, body), tag[1:]):
+        return None
+    return ParsedKey(text[3:7], body[8 : 8 + _ID], body[-_SECRET:])
+
+
+def _mac(pepper: bytes, body: str) -> str:
+    return hmac.digest(pepper, body.encode(), "sha256")[:8].hex()
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
