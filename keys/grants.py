@@ -1,0 +1,73 @@
+"""What a key may do: its state and its consumer's rights, read from PostgreSQL in one go."""
+
+import uuid
+from dataclasses import dataclass
+
+from accounts.models import Consumer
+from catalog.models import Entitlement
+from common import clock
+from keys.models import ApiKey
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The state of one key. ``service_id`` None: every service in ``entitlements`` (service → tier).
+
+    ``expires_at_ms``: milliseconds since the epoch, or None.
+    """
+
+    api_key_id: uuid.UUID
+    public_id: str
+    consumer_id: uuid.UUID
+    residency: str
+    service_id: uuid.UUID | None
+    tier: str
+    entitlements: dict[uuid.UUID, str]
+    expires_at_ms: int | None
+    blocked: bool
+
+    def usable(self, now_ms: int | None = None) -> bool:
+        """Not revoked, not expired, and its consumer not suspended."""
+        if self.blocked:
+            return False
+        return self.expires_at_ms is None or (now_ms or clock.now_ms()) < self.expires_at_ms
+
+    def reaches(self, service_id: uuid.UUID) -> bool:
+        """Whether the key may call a service: entitled, and not bound to another one."""
+        return service_id in self.entitlements and self.service_id in {None, service_id}
+
+    def tier_for(self, service_id: uuid.UUID) -> str:
+        """The tier in force: the key's own where it is bound to the service, else the entitlement's."""
+        return self.tier if self.service_id == service_id else self.entitlements[service_id]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A grant together with what proves the key's secret."""
+
+    grant: Grant
+    key_hash: str
+
+
+def load(public_id: str) -> StoredKey | None:
+    """Read a key's state. None where there is no such key. Two queries; never called on the hot path."""
+    key = ApiKey.objects.select_related("consumer").filter(public_id=public_id).first()
+    if key is None:
+        return None
+    entitlements = dict(
+        Entitlement.objects.filter(consumer_id=key.consumer_id).values_list("service_id", "tier_id")
+    )
+    return StoredKey(
+        grant=Grant(
+            api_key_id=key.id,
+            public_id=key.public_id,
+            consumer_id=key.consumer_id,
+            residency=key.consumer.residency,
+            service_id=key.service_id,
+            tier=key.tier_id,
+            entitlements=entitlements,
+            expires_at_ms=None if key.expires_at is None else int(key.expires_at.timestamp() * 1000),
+            blocked=key.revoked_at is not None or key.consumer.status != Consumer.Status.ACTIVE,
+        ),
+        key_hash=key.key_hash,
+    )

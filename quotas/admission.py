@@ -1,0 +1,330 @@
+"""Admission and settlement: what a gateway asks of the scripts in ``quotas/scripts``.
+
+Every method is one call to Valkey. The protocol, and why it counts once whatever dies, is told in
+``docs/settlement.md``.
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+import logging
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+from common import clock
+from common.errors import Unavailable
+from common.ids import milliseconds_of
+from metering import journal, shards
+from quotas import errors
+from quotas.leases import LEASE_MS
+from quotas.line import Line, LineError, NotSent, OutcomeUnknown
+
+log = logging.getLogger(__name__)
+
+#: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
+TOMBSTONE_SECONDS = 120
+#: Month counters stay this long after their month.
+QUOTA_KEPT = dt.timedelta(days=40)
+#: Answer of admission when it cannot decide: clients come back.
+RETRY_SECONDS = 1
+
+
+class StaleEpoch(Exception):
+    """The shard's counters belong to another epoch than the caller thought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest Valkey knows it by."""
+
+    text: str
+    sha: str
+
+
+def _load(name: str) -> Script:
+    text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND = map(
+    _load, ("admit", "settle", "release", "renew", "reap", "append")
+)
+SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a call wants let in. Limits: ``0`` forbids, ``None`` is unlimited.
+
+    ``prompt_bound``: tokens the prompt can cost at most. ``output_cap``: tokens of one choice at most;
+    where the caller did not name it (``cap_named`` false) it is lowered to what remains.
+    ``unsettled``: the journal entry for the case that nobody settles.
+    """
+
+    request_id: uuid.UUID
+    consumer_id: uuid.UUID
+    service_id: uuid.UUID
+    requests_per_second: int | None
+    tokens_per_month: int | None
+    prompt_bound: int
+    output_cap: int
+    choices: int
+    cap_named: bool
+    unsettled: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What was let in. ``output_cap``: what one choice may cost now. ``rate_left``: -1 where unlimited."""
+
+    request_id: uuid.UUID
+    consumer_id: uuid.UUID
+    service_id: uuid.UUID
+    shard: int
+    output_cap: int
+    reserved: int
+    rate_limit: int | None
+    rate_left: int
+    rate_full_in_ms: int
+
+
+class Admission:
+    """The limits of all shards, reached over one ``Line``."""
+
+    def __init__(self, line: Line, *, gateway: str, journal_bound: int) -> None:
+        self._line = line
+        self._gateway = gateway
+        self._journal_bound = journal_bound
+        self._epochs: list[str | None] = [None] * shards.SHARDS
+        self._clock_offset_ms = 0
+        self._run_id = ""
+        self.quota_keys = _QuotaKeys()
+
+    # -- the connection ------------------------------------------------------------------------------------------
+
+    async def on_connect(self, line: Line) -> None:
+        """Load the scripts, learn who the server is, and which of its shards are to be believed."""
+        for script in SCRIPTS:
+            await line.setup_call(("SCRIPT", "LOAD", script.text))
+        info = await line.setup_call(("INFO", "server"))
+        self._run_id = _field(info, b"run_id:")
+        await self._measure_clock(line)
+        await self.refresh_epochs()
+
+    async def _measure_clock(self, line: Line) -> None:
+        before = clock.now_ms()
+        seconds, micros = await line.setup_call(("TIME",))
+        server = int(seconds) * 1000 + int(micros) // 1000
+        self._clock_offset_ms = server - (before + clock.now_ms()) // 2
+
+    async def refresh_epochs(self) -> bool:
+        """Read all epochs; True when every shard is live. A shard of another server's epoch is sent nothing."""
+        calls = [self._line.setup_call(("GET", shards.epoch_key(n))) for n in range(shards.SHARDS)]
+        for shard, found in enumerate(await asyncio.gather(*calls)):
+            epoch = found.decode() if found else ""
+            self._epochs[shard] = epoch if epoch.endswith(f":{self._run_id}") else None
+        return self.is_live
+
+    @property
+    def is_live(self) -> bool:
+        """Whether every shard's counters are to be believed."""
+        return self._line.is_open and None not in self._epochs
+
+    def epoch(self, shard: int) -> str:
+        """The epoch of a shard. Raises ``StaleEpoch`` while there is none to believe."""
+        epoch = self._epochs[shard]
+        if epoch is None:
+            raise StaleEpoch
+        return epoch
+
+    # -- one call's life -----------------------------------------------------------------------------------------
+
+    async def admit(self, ask: Ask, *, timeout: float = 0.1) -> Lease:
+        """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
+        shard = shards.shard_of(ask.consumer_id)
+        try:
+            answer = await self._line.call(
+                self._admit_command(ask, shard, timeout),
+                timeout=timeout,
+                on_late=lambda late: self._give_back(ask, shard, late),
+            )
+        except (LineError, StaleEpoch, hiredis.ReplyError) as error:
+            log.warning("admission impossible: %s", type(error).__name__)
+            raise Unavailable(retry_after=RETRY_SECONDS) from error
+        return self._lease_of(ask, shard, answer)
+
+    def _admit_command(self, ask: Ask, shard: int, timeout: float) -> tuple[Any, ...]:
+        at = milliseconds_of(ask.request_id)
+        quota, expires = self.quota_keys.of(shard, ask.consumer_id, ask.service_id, at)
+        tag = shards.tag(shard)
+        return (
+            "EVALSHA", ADMIT.sha, 6,
+            f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{ask.request_id}",
+            f"{tag}:bucket:{ask.consumer_id}:{ask.service_id}", quota,
+            self.epoch(shard), str(ask.request_id), at + self._clock_offset_ms,
+            clock.now_ms() + self._clock_offset_ms + int(timeout * 1000),
+            self._journal_bound, LEASE_MS,
+            "" if ask.requests_per_second is None else ask.requests_per_second,
+            "" if ask.tokens_per_month is None else ask.tokens_per_month,
+            ask.prompt_bound, ask.output_cap, ask.choices, "1" if ask.cap_named else "0",
+            expires, self._gateway, ask.unsettled,
+        )  # fmt: skip
+
+    def _lease_of(self, ask: Ask, shard: int, answer: list[Any]) -> Lease:
+        what = answer[0]
+        if what == b"ok":
+            _, cap, left, full_in, _, _ = answer
+            return Lease(
+                request_id=ask.request_id,
+                consumer_id=ask.consumer_id,
+                service_id=ask.service_id,
+                shard=shard,
+                output_cap=cap,
+                reserved=ask.prompt_bound + ask.choices * cap,
+                rate_limit=ask.requests_per_second,
+                rate_left=left,
+                rate_full_in_ms=full_in,
+            )
+        if what == b"stale":
+            self._epochs[shard] = None
+        raise _refusal(what, answer, ask)
+
+    def _give_back(self, ask: Ask, shard: int, late: Any) -> None:
+        """An answer nobody waited for: if it let the call in, end the lease, or it would be reaped as unsettled."""
+        if isinstance(late, list) and late and late[0] == b"ok":
+            asyncio.get_running_loop().create_task(self._release(ask.request_id, ask.consumer_id, ask.service_id))
+
+    async def release(self, lease: Lease) -> None:
+        """End a lease of a call that never left for the upstream. What fails here, the reaper ends."""
+        await self._release(lease.request_id, lease.consumer_id, lease.service_id)
+
+    async def _release(self, request_id: uuid.UUID, consumer_id: uuid.UUID, service_id: uuid.UUID) -> None:
+        shard = shards.shard_of(consumer_id)
+        quota, _ = self.quota_keys.of(shard, consumer_id, service_id, milliseconds_of(request_id))
+        try:
+            await self._line.call((
+                "EVALSHA", RELEASE.sha, 4, shards.epoch_key(shard), shards.leases_key(shard),
+                shards.lease_key(shard, request_id), quota, self.epoch(shard), str(request_id),
+            ))  # fmt: skip
+        except (LineError, StaleEpoch, hiredis.ReplyError) as error:
+            log.warning("lease not released: %s", type(error).__name__)
+
+    async def settle(self, entry: journal.Entry, encoded: bytes, *, timeout: float = 0.1) -> str:
+        """Reserved becomes used and the entry is journalled, once; returns its stream id.
+
+        Raises ``NotSent``, ``OutcomeUnknown`` (repeat the same call) or ``StaleEpoch`` (``append`` it).
+        """
+        shard = shards.shard_of(entry.consumer_id)
+        quota, expires = self.quota_keys.of(
+            shard, entry.consumer_id, entry.service_id, milliseconds_of(entry.request_id)
+        )
+        tag = shards.tag(shard)
+        answer = await self._line.call(
+            (
+                "EVALSHA", SETTLE.sha, 6,
+                f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{entry.request_id}",
+                f"{tag}:settled:{entry.request_id}", quota,
+                self.epoch(shard), str(entry.request_id), entry.total_tokens, encoded, TOMBSTONE_SECONDS, expires,
+            ),
+            timeout=timeout,
+        )  # fmt: skip
+        if answer[0] != b"ok":
+            self._epochs[shard] = None
+            raise StaleEpoch
+        stream_id: str = answer[1].decode()
+        return stream_id
+
+    async def append(self, entry: journal.Entry, encoded: bytes) -> str:
+        """Journal an entry without touching a counter: the drain credits it. For settles of unknown fate."""
+        shard = shards.shard_of(entry.consumer_id)
+        answer = await self._line.call(("EVALSHA", APPEND.sha, 1, shards.journal_key(shard), encoded), timeout=1.0)
+        stream_id: str = answer[1].decode()
+        return stream_id
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    async def renew(self, shard: int, request_ids: list[uuid.UUID]) -> list[uuid.UUID]:
+        """Move the deadlines of open leases; returns those that are gone. Raises as ``settle`` does."""
+        answer = await self._line.call(
+            (
+                "EVALSHA", RENEW.sha, 2, shards.epoch_key(shard), shards.leases_key(shard),
+                self.epoch(shard), LEASE_MS, *map(str, request_ids),
+            ),
+            timeout=1.0,
+        )  # fmt: skip
+        if answer[0] != b"ok":
+            raise StaleEpoch
+        return [uuid.UUID(id_.decode()) for id_ in answer[1:]]
+
+    async def reap_predecessors(self, is_dead: "set[str]") -> int:
+        """Close the leases that gateways known to be dead left open; returns how many."""
+        closed = 0
+        for shard in range(shards.SHARDS):
+            ids = await self._line.call(("ZRANGE", shards.leases_key(shard), 0, -1), timeout=1.0)
+            owners = [
+                await self._line.call(("HGET", f"{shards.tag(shard)}:lease:{id_.decode()}", "g"), timeout=1.0)
+                for id_ in ids
+            ]
+            dead = [id_ for id_, owner in zip(ids, owners, strict=True) if owner and owner.decode() in is_dead]
+            if dead:
+                answer = await self._line.call((
+                    "EVALSHA", REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
+                    shards.journal_key(shard), self.epoch(shard), 0, len(dead), shards.tag(shard), *dead,
+                ), timeout=1.0)  # fmt: skip
+                closed += answer[1] if answer[0] == b"ok" else 0
+        return closed
+
+
+class _QuotaKeys:
+    """Names of quota counters and when they expire; the month is worked out once, not once a call."""
+
+    def __init__(self) -> None:
+        self._from_ms = self._until_ms = 0
+        self._month = ""
+        self._expires = 0
+
+    def of(self, shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID, at_ms: int) -> tuple[str, int]:
+        if not self._from_ms <= at_ms < self._until_ms:
+            self._enter(at_ms)
+        return f"{shards.tag(shard)}:quota:{consumer_id}:{service_id}:{self._month}", self._expires
+
+    def _enter(self, at_ms: int) -> None:
+        month = clock.month_of(dt.datetime.fromtimestamp(at_ms / 1000, clock.UTC))
+        end = clock.month_start(clock.next_month(month))
+        self._from_ms = int(clock.month_start(month).timestamp() * 1000)
+        self._until_ms = int(end.timestamp() * 1000)
+        self._month = f"{month:%Y%m}"
+        self._expires = int((end + QUOTA_KEPT).timestamp())
+
+
+def _refusal(what: bytes, answer: list[Any], ask: Ask) -> Exception:
+    if what == b"rate":
+        return errors.RateLimited(retry_after=answer[1], limit=ask.requests_per_second, remaining=answer[2])
+    if what == b"forbidden":
+        return errors.TierForbids()
+    if what == b"quota":
+        return errors.QuotaExceeded(limit=ask.tokens_per_month, used=answer[1], reset_at=_reset_at(ask))
+    if what == b"reserved":
+        return errors.QuotaReserved(
+            retry_after=RETRY_SECONDS, limit=ask.tokens_per_month, used=answer[1], reserved=answer[2]
+        )
+    return Unavailable(retry_after=RETRY_SECONDS)
+
+
+def _reset_at(ask: Ask) -> str:
+    moment = dt.datetime.fromtimestamp(milliseconds_of(ask.request_id) / 1000, clock.UTC)
+    return f"{clock.month_start(clock.next_month(clock.month_of(moment))):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _field(info: bytes, name: bytes) -> str:
+    for line in info.splitlines():
+        if line.startswith(name):
+            return line[len(name) :].decode().strip()
+    return ""
+
+
+__all__ = ["Admission", "Ask", "Lease", "NotSent", "OutcomeUnknown", "StaleEpoch"]

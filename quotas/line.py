@@ -1,0 +1,208 @@
+"""One connection to Valkey, shared by every call of a gateway, with nobody waiting for anybody's turn.
+
+Commands of one tick of the event loop leave in one write; answers come back in order. redis-py makes the
+connection (URL, AUTH, TLS, SELECT); from then on its streams are used directly, which costs about a tenth of its
+own client's CPU. That is why redis-py is pinned and this file has tests with a stalled, killed and restarted server.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+from redis.asyncio import Connection
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+Argument = str | bytes | int | float
+
+
+class LineError(Exception):
+    """A call that brought no answer."""
+
+
+class NotSent(LineError):
+    """The command never left: it has certainly not run."""
+
+
+class OutcomeUnknown(LineError):
+    """The command left and no answer came in time: it may have run, or may still run."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    future: asyncio.Future[Any]
+    deadline: float
+    on_late: Callable[[Any], None] | None = field(default=None)
+
+
+class Line:
+    """A pipelined connection that reconnects by itself. Use from one event loop only.
+
+    ``on_connect`` runs after every connect, before any call is let through; the line counts as down until it returns.
+    """
+
+    def __init__(
+        self, url: str, *, on_connect: Callable[["Line"], Awaitable[None]], timeout: float = 0.1
+    ) -> None:
+        self._options = parse_url(url)
+        self._on_connect = on_connect
+        self._timeout = timeout
+        self._waiting: deque[_Waiting] = deque()
+        self._out: list[bytes] = []
+        self._writer: asyncio.StreamWriter | None = None
+        self._open = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connected = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin to connect, and stay connected until ``stop``."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep_connected()), loop.create_task(self._expire())]
+
+    async def stop(self) -> None:
+        """Close the connection. Calls still waiting end as ``OutcomeUnknown``."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are being let through."""
+        return self._open
+
+    async def wait_open(self, seconds: float) -> bool:
+        """Wait until calls are let through; False where that took too long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), seconds)
+        return self._open
+
+    def call(
+        self,
+        command: Sequence[Argument],
+        *,
+        timeout: float | None = None,
+        on_late: Callable[[Any], None] | None = None,
+    ) -> asyncio.Future[Any]:
+        """Send one command; the future gives its answer.
+
+        Raises ``NotSent`` at once where the line is down. The future raises ``OutcomeUnknown`` after ``timeout``
+        seconds or when the connection breaks, and ``hiredis.ReplyError`` where the server refuses.
+        ``on_late`` gets an answer that comes after the timeout.
+        """
+        if not self._open:
+            raise NotSent("no connection to Valkey")
+        return self._send(command, timeout, on_late)
+
+    def setup_call(self, command: Sequence[Argument], *, timeout: float = 2.0) -> asyncio.Future[Any]:
+        """``call`` for ``on_connect``, while the line is not yet open for others."""
+        if self._writer is None:
+            raise NotSent("no connection to Valkey")
+        return self._send(command, timeout, None)
+
+    def _send(
+        self, command: Sequence[Argument], timeout: float | None, on_late: Callable[[Any], None] | None
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        deadline = loop.time() + (self._timeout if timeout is None else timeout)
+        # A call that times out keeps its place: its answer must not be taken for the next one's.
+        self._waiting.append(_Waiting(future, deadline, on_late))
+        if not self._out:
+            loop.call_soon(self._flush)
+        self._out.append(hiredis.pack_command(tuple(command)))
+        return future
+
+    def _flush(self) -> None:
+        data, self._out = b"".join(self._out), []
+        if self._writer is not None:
+            self._writer.write(data)
+
+    async def _keep_connected(self) -> None:
+        pause = 0.05
+        while True:
+            connection = self._new_connection()
+            try:
+                await connection.connect()
+                await self._serve(connection)
+                pause = 0.05
+            except (OSError, RedisError, LineError, hiredis.HiredisError, TimeoutError) as error:
+                log.warning("Valkey connection: %s", type(error).__name__)
+                pause = min(1.0, pause * 2)
+            finally:
+                self._break()
+                with contextlib.suppress(OSError, RedisError):
+                    await connection.disconnect(nowait=True)
+            await asyncio.sleep(pause)
+
+    def _new_connection(self) -> Connection:
+        options: dict[str, Any] = dict(self._options)
+        kind = options.pop("connection_class", Connection)
+        if not issubclass(kind, Connection | SSLConnection):
+            raise ValueError("REDIS_URL must begin with redis:// or rediss://")
+        options.update(
+            socket_connect_timeout=2, socket_timeout=2, retry=Retry(NoBackoff(), 0), health_check_interval=0
+        )
+        return kind(**options)
+
+    async def _serve(self, connection: Connection) -> None:
+        reader: asyncio.StreamReader = connection._reader
+        self._writer = connection._writer
+        reading = asyncio.get_running_loop().create_task(self._read(reader))
+        try:
+            await self._on_connect(self)
+            self._open = True
+            self._connected.set()
+            await reading
+        finally:
+            self._open = False
+            self._connected.clear()
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        parser = hiredis.Reader(notEnoughData=Ellipsis)
+        while data := await reader.read(65536):
+            parser.feed(data)
+            while (answer := parser.gets()) is not Ellipsis:
+                self._deliver(self._waiting.popleft(), answer)
+        raise ConnectionResetError("Valkey closed the connection")
+
+    @staticmethod
+    def _deliver(waiting: _Waiting, answer: Any) -> None:
+        if waiting.future.done():
+            if waiting.on_late is not None:
+                waiting.on_late(answer)
+        elif isinstance(answer, hiredis.ReplyError):
+            waiting.future.set_exception(answer)
+        else:
+            waiting.future.set_result(answer)
+
+    async def _expire(self) -> None:
+        """One sweep every 10 ms instead of a timer a call; the connection is given up after 5 s of silence."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(0.01)
+            now = loop.time()
+            for waiting in self._waiting:
+                if waiting.deadline <= now and not waiting.future.done():
+                    waiting.future.set_exception(OutcomeUnknown("Valkey did not answer in time"))
+            if self._waiting and self._waiting[0].deadline + 5 < now and self._writer is not None:
+                self._writer.transport.abort()
+
+    def _break(self) -> None:
+        self._open = False
+        self._writer = None
+        self._out = []
+        waiting, self._waiting = self._waiting, deque()
+        for each in waiting:
+            if not each.future.done():
+                each.future.set_exception(OutcomeUnknown("the connection to Valkey broke"))
