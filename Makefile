@@ -26,7 +26,7 @@ venv-dev:
 	@$(find_python); "$$python" devstack/bootstrap.py requirements-dev.txt
 
 run: venv
-	@exec $(PY) -m devstack
+	@FOLLOW_PARENT=1 exec $(PY) -m devstack
 
 test: venv-dev lint
 	@exec $(PY) -m pytest
