@@ -11,7 +11,7 @@ from policy.engine import policy_error
 
 
 def validate_cedar(text: str) -> None:
-    """Raises ``ValidationError`` where the text is not exactly one Cedar ``forbid`` or ``permit`` policy."""
+    """Raises ``ValidationError`` where the text is not exactly one ``forbid`` that the engine can decide."""
     if error := policy_error(text):
         raise ValidationError(error)
 
