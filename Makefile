@@ -28,8 +28,11 @@ venv-dev:
 run: venv
 	@FOLLOW_PARENT=1 exec $(PY) -m devstack
 
-test: venv-dev lint
-	@exec $(PY) -m pytest
+test: lint
+	rm -f .coverage .coverage.*
+	$(PY) -m coverage run -m pytest
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
 
 lint: venv-dev
 	$(PY) -m ruff check .

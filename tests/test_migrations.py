@@ -1,0 +1,69 @@
+"""Migrations say what the models say, and every one of them can be taken back."""
+
+import io
+import os
+import secrets
+from collections.abc import Iterator
+
+import psycopg2
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.core.management import call_command
+from psycopg2 import sql
+
+from tests.harness.commands import manage
+
+
+def own_apps() -> list[str]:
+    """Labels of the apps of this checkout that have migrations."""
+    root = str(settings.BASE_DIR)
+    configs = [config for config in apps.get_app_configs() if os.path.dirname(config.path) == root]
+    return [config.label for config in configs if os.path.isdir(os.path.join(config.path, "migrations"))]
+
+
+def tables_of_others() -> set[str]:
+    own = own_apps()
+    models = [
+        model for model in apps.get_models(include_auto_created=True) if model._meta.app_label not in own
+    ]
+    return {model._meta.db_table for model in models}
+
+
+@pytest.fixture
+def empty_database() -> Iterator[str]:
+    """The URL of a database for one test."""
+    name = f"migrations_{secrets.token_hex(4)}"
+    base, _, _ = os.environ["DATABASE_URL"].partition("?")
+    connection = psycopg2.connect(base)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield base.rpartition("/")[0] + f"/{name}"
+        cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    connection.close()
+
+
+def tables(database_url: str) -> set[str]:
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        found = {str(row[0]) for row in cursor.fetchall()}
+    connection.close()
+    return found
+
+
+@pytest.mark.django_db
+def test_no_migration_is_missing() -> None:
+    call_command("makemigrations", "--check", "--dry-run", stdout=io.StringIO())
+
+
+def test_migrations_run_forwards_backwards_and_forwards_again(empty_database: str) -> None:
+    migrate = {"DATABASE_URL": empty_database}
+    manage("migrate", "--noinput", env=migrate)
+    complete = tables(empty_database)
+    for label in own_apps():
+        manage("migrate", label, "zero", "--noinput", env=migrate)
+    assert tables(empty_database) - tables_of_others() == {"django_migrations"}
+    manage("migrate", "--noinput", env=migrate)
+    assert tables(empty_database) == complete
