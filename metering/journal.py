@@ -5,12 +5,17 @@ A stream entry has two fields: ``e``, an ``Entry`` as JSON, and ``s``, how it wa
 """
 
 import uuid
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 Status = Literal["success", "error", "cancelled", "unsettled"]
 UsageSource = Literal["reported", "estimated", "clamped", "none"]
+# Bounds hold where an entry is read. Counters in Valkey are exact up to 2^53.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Limit = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Amount = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?\Z")]
 
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
@@ -28,14 +33,14 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     tier: str
     currency: str
     status: Status
-    duration_ms: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
+    duration_ms: Milliseconds = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    cached_tokens: Count = 0
+    reasoning_tokens: Count = 0
     usage_source: UsageSource = "none"
-    cost: str = "0"
-    limit: int | None = None
+    cost: Amount = "0"
+    limit: Limit | None = None
     error: str | None = None
     metadata: msgspec.Raw = msgspec.Raw()
 
