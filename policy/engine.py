@@ -71,7 +71,7 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One enabled policy. ``fail_mode`` where it cannot be decided: ``closed`` denies, ``open`` ignores it."""
+    """One enabled policy. ``fail_mode``: where it cannot be decided, ``closed`` denies, ``open`` ignores."""
 
     id: str
     text: str
