@@ -85,8 +85,8 @@ class Lease:
     consumer_id: uuid.UUID
     service_id: uuid.UUID
     shard: int
+    prompt_bound: int
     output_cap: int
-    reserved: int
     rate_limit: int | None
     rate_left: int
     rate_full_in_ms: int
@@ -135,11 +135,15 @@ class Admission:
         return self._line.is_open and None not in self._epochs
 
     def epoch(self, shard: int) -> str:
-        """The epoch of a shard. Raises ``StaleEpoch`` while there is none to believe."""
+        """The epoch of a shard. Raises ``NotSent`` while there is none to believe."""
         epoch = self._epochs[shard]
         if epoch is None:
-            raise StaleEpoch
+            raise NotSent("the shard is being rebuilt")
         return epoch
+
+    def known_epoch(self, shard: int) -> str:
+        """The epoch of a shard, or empty while there is none to believe."""
+        return self._epochs[shard] or ""
 
     # -- one call's life -----------------------------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Admission:
                 timeout=timeout,
                 on_late=lambda late: self._give_back(ask, shard, late),
             )
-        except (LineError, StaleEpoch, hiredis.ReplyError) as error:
+        except (LineError, hiredis.ReplyError) as error:
             log.warning("admission impossible: %s", type(error).__name__)
             raise Unavailable(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
@@ -165,7 +169,7 @@ class Admission:
             "EVALSHA", ADMIT.sha, 6,
             f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{ask.request_id}",
             f"{tag}:bucket:{ask.consumer_id}:{ask.service_id}", quota,
-            self.epoch(shard), str(ask.request_id), at + self._clock_offset_ms,
+            self.epoch(shard), str(ask.request_id), at,
             clock.now_ms() + self._clock_offset_ms + int(timeout * 1000),
             self._journal_bound, LEASE_MS,
             "" if ask.requests_per_second is None else ask.requests_per_second,
@@ -183,8 +187,8 @@ class Admission:
                 consumer_id=ask.consumer_id,
                 service_id=ask.service_id,
                 shard=shard,
+                prompt_bound=ask.prompt_bound,
                 output_cap=cap,
-                reserved=ask.prompt_bound + ask.choices * cap,
                 rate_limit=ask.requests_per_second,
                 rate_left=left,
                 rate_full_in_ms=full_in,
@@ -210,12 +214,15 @@ class Admission:
                 "EVALSHA", RELEASE.sha, 4, shards.epoch_key(shard), shards.leases_key(shard),
                 shards.lease_key(shard, request_id), quota, self.epoch(shard), str(request_id),
             ))  # fmt: skip
-        except (LineError, StaleEpoch, hiredis.ReplyError) as error:
+        except (LineError, hiredis.ReplyError) as error:
             log.warning("lease not released: %s", type(error).__name__)
 
-    async def settle(self, entry: journal.Entry, encoded: bytes, *, timeout: float = 0.1) -> str:
+    async def settle(
+        self, entry: journal.Entry, encoded: bytes, *, epoch: str = "", timeout: float = 0.1
+    ) -> str:
         """Reserved becomes used and the entry is journalled, once; returns its stream id.
 
+        ``epoch``: the one in which it was first tried, where this is a repetition.
         Raises ``NotSent``, ``OutcomeUnknown`` (repeat the same call) or ``StaleEpoch`` (``append`` it).
         """
         shard = shards.shard_of(entry.consumer_id)
@@ -228,12 +235,14 @@ class Admission:
                 "EVALSHA", SETTLE.sha, 6,
                 f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{entry.request_id}",
                 f"{tag}:settled:{entry.request_id}", quota,
-                self.epoch(shard), str(entry.request_id), entry.total_tokens, encoded, TOMBSTONE_SECONDS, expires,
+                epoch or self.epoch(shard), str(entry.request_id), entry.total_tokens, encoded,
+                TOMBSTONE_SECONDS, expires,
             ),
             timeout=timeout,
         )  # fmt: skip
         if answer[0] != b"ok":
-            self._epochs[shard] = None
+            if not epoch:
+                self._epochs[shard] = None
             raise StaleEpoch
         stream_id: str = answer[1].decode()
         return stream_id
@@ -260,23 +269,36 @@ class Admission:
             raise StaleEpoch
         return [uuid.UUID(id_.decode()) for id_ in answer[1:]]
 
-    async def reap_predecessors(self, is_dead: "set[str]") -> int:
-        """Close the leases that gateways known to be dead left open; returns how many."""
+    async def reap_predecessors(self, names: set[str]) -> int:
+        """Close leases that earlier lives of these gateways left open; returns how many.
+
+        A gateway signs its leases ``name:life``; whoever holds the name's lock knows that its other lives are over.
+        """
         closed = 0
         for shard in range(shards.SHARDS):
-            ids = await self._line.call(("ZRANGE", shards.leases_key(shard), 0, -1), timeout=1.0)
-            owners = [
-                await self._line.call(("HGET", f"{shards.tag(shard)}:lease:{id_.decode()}", "g"), timeout=1.0)
-                for id_ in ids
-            ]
-            dead = [id_ for id_, owner in zip(ids, owners, strict=True) if owner and owner.decode() in is_dead]
+            dead = [id_ for id_ in await self._open_leases(shard) if await self._is_of(shard, id_, names)]
             if dead:
-                answer = await self._line.call((
-                    "EVALSHA", REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
-                    shards.journal_key(shard), self.epoch(shard), 0, len(dead), shards.tag(shard), *dead,
-                ), timeout=1.0)  # fmt: skip
-                closed += answer[1] if answer[0] == b"ok" else 0
+                closed += await self._close(shard, dead)
         return closed
+
+    async def _open_leases(self, shard: int) -> list[str]:
+        ids = await self._line.call(("ZRANGE", shards.leases_key(shard), 0, -1), timeout=1.0)
+        return [id_.decode() for id_ in ids]
+
+    async def _is_of(self, shard: int, id_: str, names: set[str]) -> bool:
+        key = shards.lease_key(shard, uuid.UUID(id_))
+        owner = (await self._line.call(("HGET", key, "g"), timeout=1.0) or b"").decode()
+        return owner != self._gateway and owner.rpartition(":")[0] in names
+
+    async def _close(self, shard: int, ids: list[str]) -> int:
+        answer = await self._line.call(
+            (
+                "EVALSHA", REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
+                shards.journal_key(shard), self.epoch(shard), 0, len(ids), shards.tag(shard), *ids,
+            ),
+            timeout=1.0,
+        )  # fmt: skip
+        return int(answer[1]) if answer[0] == b"ok" else 0
 
 
 class _QuotaKeys:

@@ -1,0 +1,78 @@
+"""The gateway: the fast lane first, Django for everything else."""
+
+import asyncio
+import os
+import time
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+os.environ["PROCESS"] = "gateway"
+
+from django.core.asgi import get_asgi_application
+
+django = get_asgi_application()
+
+from django.conf import settings  # noqa: E402 - Django must be set up before the apps are imported
+
+from consumption import lane, metrics, runtime  # noqa: E402
+
+#: Calls that Django serves at once: its threads must never take the lane's core for long.
+DJANGO_AT_ONCE = 8
+_places = asyncio.Semaphore(DJANGO_AT_ONCE)
+
+
+async def application(scope: lane.Scope, receive: lane.Receive, send: lane.Send) -> None:
+    """The ASGI entry."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    elif scope["type"] == "http":
+        await _http(scope, receive, send)
+
+
+async def _lifespan(receive: lane.Receive, send: lane.Send) -> None:
+    await receive()
+    try:
+        await runtime.start()
+    except OSError as error:
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await runtime.stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _http(scope: lane.Scope, receive: lane.Receive, send: lane.Send) -> None:
+    started = time.perf_counter()
+    running = runtime.current()
+    if settings.LANE and running is not None and lane.takes(scope):
+        status = await lane.serve(running.gateway, scope, receive, send)
+    elif scope["path"].startswith("/admin"):
+        status = await _redirect(settings.CONSOLE_URL + scope["path"], send)
+    else:
+        status = await _through_django(scope, receive, send)
+    metrics.answered(scope["method"], scope["path"], status, time.perf_counter() - started)
+
+
+async def _redirect(location: str, send: lane.Send) -> int:
+    headers = [(b"location", location.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 302, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+    return 302
+
+
+async def _through_django(scope: lane.Scope, receive: lane.Receive, send: lane.Send) -> int:
+    status = 500
+
+    async def watching(message: lane.Scope) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        await send(message)
+
+    # Probes never queue behind reports; the reference view of the lane is as bounded as the lane itself.
+    if scope["path"].startswith("/health") or lane.takes(scope):
+        await django(scope, receive, watching)
+    else:
+        async with _places:
+            await django(scope, receive, watching)
+    return status

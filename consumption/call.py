@@ -1,0 +1,45 @@
+"""One call on its way through the gateway."""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from catalog.snapshot import Limits, Offer, PricedVersion
+from common.ids import uuid7
+from consumption import metrics
+from keys.grants import Grant
+
+
+@dataclass(slots=True)
+class Call:
+    """What came in, from whichever transport. ``key``: the presented API key, or None; ``address``: the client's."""
+
+    key: str | None
+    service_id: str
+    body: bytes
+    address: str
+    request_id: uuid.UUID = field(default_factory=uuid7)
+    started: float = field(default_factory=time.perf_counter)
+    _lap_began: float = 0.0
+
+    def lap(self, step: str) -> None:
+        """A step has ended: its time goes into the histogram."""
+        now = time.perf_counter()
+        metrics.child(metrics.STEP_DURATION, step).observe(now - (self._lap_began or self.started))
+        self._lap_began = now
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Whole milliseconds since the call came in."""
+        return int((time.perf_counter() - self.started) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for a call whatever changes meanwhile."""
+
+    grant: Grant
+    offer: Offer
+    price: PricedVersion
+    tier: str
+    limits: Limits

@@ -1,0 +1,82 @@
+"""Changes of keys, prices, tiers and policies, heard from PostgreSQL the moment they commit."""
+
+import asyncio
+import logging
+import select
+import threading
+from collections.abc import Callable
+
+import psycopg2
+import psycopg2.extensions
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "marketplace_changes"
+#: Longest silence before the connection is tried: a dead one must not look like a quiet one.
+HEARTBEAT_SECONDS = 1.0
+RECONNECT_SECONDS = 0.5
+
+
+class ChangeListener(threading.Thread):
+    """A thread with one connection that listens.
+
+    ``on_change(table, value)`` runs in the event loop for each change; ``on_resync()`` after every (re)connect,
+    since changes made meanwhile were not heard. psycopg2 blocks, hence the thread.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_change: Callable[[str, str], None],
+        on_resync: Callable[[], None],
+    ) -> None:
+        super().__init__(name="changes", daemon=True)
+        self._database_url = database_url
+        self._loop = loop
+        self._on_change = on_change
+        self._on_resync = on_resync
+        self._stopping = threading.Event()
+        self.connected = False
+
+    def run(self) -> None:
+        """Listen until ``stop``; reconnect for ever."""
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except psycopg2.Error as error:
+                log.warning("not hearing of changes: %s", type(error).__name__)
+            self.connected = False
+            self._stopping.wait(RECONNECT_SECONDS)
+
+    def stop(self) -> None:
+        """End the thread; it takes a heartbeat at most."""
+        self._stopping.set()
+
+    def _listen(self) -> None:
+        connection = psycopg2.connect(self._database_url, connect_timeout=5)
+        try:
+            connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
+            cursor = connection.cursor()
+            cursor.execute(f"LISTEN {CHANNEL}")
+            self.connected = True
+            self._post(self._on_resync)
+            while not self._stopping.is_set():
+                if select.select([connection], [], [], HEARTBEAT_SECONDS)[0]:
+                    connection.poll()
+                else:
+                    cursor.execute("SELECT 1")
+                self._hand_over(connection)
+        finally:
+            connection.close()
+
+    def _hand_over(self, connection: psycopg2.extensions.connection) -> None:
+        notices, connection.notifies[:] = list(connection.notifies), []
+        for notice in notices:
+            table, _, value = notice.payload.partition(":")
+            self._post(lambda table=table, value=value: self._on_change(table, value))
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback)

@@ -1,0 +1,35 @@
+"""Refusals and failures of a call that are not the limits' or the key's."""
+
+from common.errors import Forbidden, NotFound, Problem
+
+
+class ServiceNotFound(NotFound):
+    code, title = "service_not_found", "There is no such service"
+
+
+class AccessDenied(Forbidden):
+    code, title = "access_denied", "The key does not reach this service"
+
+
+class PolicyDenied(Forbidden):
+    code, title = "policy_violation", "A policy forbids this call"
+
+
+class UpstreamFailed(Problem):
+    code, status, title = "upstream_failed", 502, "The service failed to answer"
+
+
+class UpstreamRejected(Problem):
+    code, status, title = "upstream_rejected", 422, "The service did not accept the request"
+
+
+class DeadlineExceeded(Problem):
+    code, status, title = "deadline_exceeded", 504, "The service did not answer in time"
+
+
+class ServiceSuspended(Problem):
+    code, status, title = "service_suspended", 503, "The service is suspended"
+
+
+class LeaseLost(Problem):
+    code, status, title = "lease_lost", 503, "The call was cut: its reservation had ended"

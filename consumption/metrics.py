@@ -1,0 +1,88 @@
+"""What ``/metrics`` tells. Labels are bounded: no key, consumer or request is ever one."""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+HTTP_REQUESTS = Counter(
+    "http_requests_total", "HTTP requests answered.", ("method", "path", "status"), registry=REGISTRY
+)
+HTTP_DURATION = Histogram(
+    "http_request_duration_seconds",
+    "Time to answer a request.",
+    ("method", "path", "status"),
+    registry=REGISTRY,
+)
+CONSUMPTION_REQUESTS = Counter(
+    "consumption_requests_total", "Calls by outcome.", ("service_id", "status"), registry=REGISTRY
+)
+TOKENS_CONSUMED = Counter(
+    "tokens_consumed_total", "Tokens charged.", ("service_id", "tier"), registry=REGISTRY
+)
+RATE_LIMITS_EXCEEDED = Counter(
+    "rate_limits_exceeded_total", "Calls refused by a rate limit.", ("service_id", "tier"), registry=REGISTRY
+)
+QUOTA_EXCEEDED = Counter(
+    "quota_exceeded_total", "Calls refused by a quota.", ("service_id", "tier"), registry=REGISTRY
+)
+POLICY_VIOLATIONS = Counter(
+    "policy_violations_total",
+    "Calls refused by a policy.",
+    ("service_id", "policy_id", "severity"),
+    registry=REGISTRY,
+)
+SLA_VIOLATIONS = Gauge(
+    "sla_violations_total",
+    "Violations of service level objectives, as the ledger's checks recorded them.",
+    ("service_id", "metric", "severity"),
+    registry=REGISTRY,
+)
+DB_CONNECTIONS_ACTIVE = Gauge("db_connections_active", "PostgreSQL sessions at work.", registry=REGISTRY)
+DB_CONNECTIONS_IDLE = Gauge("db_connections_idle", "PostgreSQL sessions at rest.", registry=REGISTRY)
+REDIS_CONNECTIONS_ACTIVE = Gauge("redis_connections_active", "Clients connected to Valkey.", registry=REGISTRY)
+ANALYTICS_BUFFER_SIZE = Gauge("analytics_buffer_size", "Events waiting in this process.", registry=REGISTRY)
+ANALYTICS_DROPPED = Gauge("analytics_events_dropped", "Events dropped by this process.", registry=REGISTRY)
+OPEN_CALLS = Gauge("consumption_open_calls", "Calls let in and not yet settled.", registry=REGISTRY)
+SPOOLED = Gauge("consumption_spooled_records", "Settled calls that Valkey has not confirmed.", registry=REGISTRY)
+STEP_DURATION = Histogram(
+    "consumption_step_duration_seconds",
+    "Time of one step of a call.",
+    ("step",),
+    buckets=(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+    registry=REGISTRY,
+)
+
+
+@lru_cache(maxsize=4096)
+def child(metric: Any, *labels: str) -> Any:
+    """A metric's child by its labels; finding it anew costs more than counting."""
+    return metric.labels(*labels)
+
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
+#: The paths there are; all others share one label, or a scanner would fill the memory.
+_PATHS = frozenset(
+    {
+        "/api/v1/consume/{id}", "/api/v1/quota/{id}", "/api/v1/usage/{id}", "/api/v1/keys", "/api/v1/keys/{id}",
+        "/api/v1/services", "/api/v1/services/{id}", "/api/v1/token", "/api/v1/token/refresh",
+        "/api/v1/openapi.json", "/api/v1/docs", "/health", "/health/ready", "/metrics",
+    }
+)  # fmt: skip
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+@lru_cache(maxsize=4096)
+def _path_label(path: str) -> str:
+    template = _UUID.sub("{id}", path)
+    return template if template in _PATHS else "other"
+
+
+def answered(method: str, path: str, status: int, seconds: float) -> None:
+    """One HTTP request was answered."""
+    labels = (method if method in _METHODS else "other", _path_label(path), str(status))
+    child(HTTP_REQUESTS, *labels).inc()
+    child(HTTP_DURATION, *labels).observe(seconds)

@@ -1,0 +1,226 @@
+"""The parts of one gateway process: made, started, kept up to date and stopped here."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+
+from django.conf import settings
+from django.db import DatabaseError
+
+from analytics import events
+from analytics.buffer import EventBuffer
+from catalog import snapshot
+from consumption import metrics
+from consumption.changes import ChangeListener
+from consumption.gateway import Gateway
+from consumption.settlement import Settlement
+from consumption.spool import Spool
+from consumption.upstream import Upstream
+from keys.keyring import Keyring, in_database_thread
+from policy.engine import PolicyEngine, Rule
+from policy.rules import load_rules
+from quotas.admission import Admission
+from quotas.line import Line, LineError
+
+log = logging.getLogger(__name__)
+
+#: How long a stopping gateway waits for its calls and for Valkey to take what they cost.
+STOP_SECONDS = 35.0
+
+
+class Runtime:
+    """One gateway and everything that runs beside its calls."""
+
+    def __init__(self) -> None:
+        self.spool = Spool(settings.SPOOL_DIR)
+        self.spool.open()
+        self.events = EventBuffer()
+        self.line = Line(settings.REDIS_URL, on_connect=self._on_connect)
+        self.admission = Admission(
+            self.line, gateway=f"{self.spool.name}:{time.time_ns()}", journal_bound=settings.JOURNAL_BOUND
+        )
+        self.settlement = Settlement(self.admission, self.spool)
+        self.gateway = Gateway(
+            keyring=Keyring(),
+            admission=self.admission,
+            upstream=Upstream(max_connections=settings.UPSTREAM_MAX_CONNECTIONS),
+            settlement=self.settlement,
+            events=self.events,
+            most_body_bytes=settings.MAX_BODY_BYTES,
+        )
+        self.catalogue_loaded = False
+        self.valkey_unsafe = ""
+        self._loader = ThreadPoolExecutor(1, "catalogue")
+        self._reload = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changes = ChangeListener(
+            settings.DATABASE_URL,
+            asyncio.get_running_loop(),
+            on_change=self._on_change,
+            on_resync=self._on_resync,
+        )
+
+    async def start(self) -> None:
+        """Connect, and begin to listen. Calls are answered 503 until the catalogue and the counters are there."""
+        await self.line.start()
+        self._changes.start()
+        for work in (
+            self._keep_catalogue(),
+            self._keep_epochs(),
+            self._reap_predecessors(),
+            self.settlement.keep_renewing(),
+            self.spool.keep_settling(self.admission),
+            self.events.run(self._send_events),
+        ):
+            self._run(work)
+
+    async def stop(self) -> None:
+        """Let running calls end, hand in what they cost, close. The server has stopped accepting by now."""
+        end = time.monotonic() + STOP_SECONDS
+        while self.settlement.open_calls and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        while len(self.spool) and self.line.is_open and time.monotonic() < end:
+            await self.spool.settle_all(self.admission)
+            await asyncio.sleep(0.1)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._changes.stop()
+        await self.line.stop()
+        await self.gateway.upstream.close()
+        self.gateway.keyring.close()
+        self.spool.close()
+
+    @property
+    def dependencies(self) -> dict[str, str]:
+        """Each dependency and its state."""
+        return {
+            "postgresql": "up" if self._changes.connected else "down",
+            "valkey": (self.valkey_unsafe or "up") if self.line.is_open else "down",
+            "limits": "live" if self.admission.is_live else "rebuilding",
+            "catalogue": "loaded" if self.catalogue_loaded else "missing",
+        }
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether calls with a known key would be served. PostgreSQL may be down for that."""
+        return self.catalogue_loaded and self.admission.is_live and not self.valkey_unsafe
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_report)
+        self._tasks.append(task)
+
+    # -- Valkey --------------------------------------------------------------------------------------------------
+
+    async def _on_connect(self, line: Line) -> None:
+        self.valkey_unsafe = _unsafe(await line.setup_call(("INFO", "everything")))
+        if self.valkey_unsafe:
+            log.error("Valkey is %s", self.valkey_unsafe)
+        await self.admission.on_connect(line)
+
+    async def _keep_epochs(self) -> None:
+        """While a shard is not live the drain rebuilds it; look until it is done."""
+        while True:
+            await asyncio.sleep(0.1)
+            if self.line.is_open and not self.admission.is_live:
+                with contextlib.suppress(LineError):
+                    await self.admission.refresh_epochs()
+
+    async def _reap_predecessors(self) -> None:
+        """Once: calls that an earlier life of this gateway left open are over."""
+        while not self.admission.is_live:
+            await asyncio.sleep(0.1)
+        closed = await self.admission.reap_predecessors(self.spool.predecessors)
+        if closed:
+            log.warning("closed %d leases of a gateway that died", closed)
+
+    async def _send_events(self, batch: list[bytes]) -> None:
+        for event in batch:
+            await self.line.call(
+                ("XADD", events.STREAM, "MAXLEN", "~", events.STREAM_MAXLEN, "*", events.STREAM_FIELD, event),
+                timeout=1.0,
+            )
+
+    # -- PostgreSQL ----------------------------------------------------------------------------------------------
+
+    def _on_change(self, table: str, value: str) -> None:
+        keyring = self.gateway.keyring
+        if table == "api_keys":
+            keyring.forget(value)
+        elif table in {"consumers", "entitlements"}:
+            keyring.forget_consumer(uuid.UUID(value))
+        else:
+            self._reload.set()
+
+    def _on_resync(self) -> None:
+        self.gateway.keyring.forget_all()
+        self._reload.set()
+
+    async def _keep_catalogue(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                loaded, rules = await loop.run_in_executor(self._loader, in_database_thread, _load)
+            except DatabaseError as error:
+                log.warning("catalogue not read: %s", type(error).__name__)
+                await asyncio.sleep(0.5)
+                self._reload.set()
+                continue
+            self.gateway.snapshot, self.gateway.policies = loaded, PolicyEngine(rules)
+            self.catalogue_loaded = True
+
+    def observe(self) -> None:
+        """Bring the gauges of ``/metrics`` up to date."""
+        metrics.ANALYTICS_BUFFER_SIZE.set(len(self.events))
+        metrics.ANALYTICS_DROPPED.set(self.events.dropped)
+        metrics.OPEN_CALLS.set(self.settlement.open_calls)
+        metrics.SPOOLED.set(len(self.spool))
+
+
+def _load() -> tuple[snapshot.Snapshot, list[Rule]]:
+    return snapshot.load(), load_rules()
+
+
+def _unsafe(info: bytes) -> str:
+    """What in the server's settings could lose usage; empty where nothing does."""
+    if b"aof_enabled:1" not in info:
+        return "unsafe: the append-only file is off"
+    if b"maxmemory_policy:noeviction" not in info:
+        return "unsafe: it may evict"
+    return ""
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a background task ended", exc_info=error)
+
+
+_current: Runtime | None = None
+
+
+async def start() -> Runtime:
+    """Start this process's gateway."""
+    global _current
+    _current = Runtime()
+    await _current.start()
+    return _current
+
+
+async def stop() -> None:
+    """Stop this process's gateway."""
+    global _current
+    if _current is not None:
+        await _current.stop()
+        _current = None
+
+
+def current() -> Runtime | None:
+    """This process's gateway; None where it has none (the console, a command)."""
+    return _current

@@ -1,0 +1,132 @@
+"""Ending what admission began: every call that was let in becomes exactly one journal entry."""
+
+import asyncio
+import logging
+import uuid
+from collections import defaultdict
+from decimal import Decimal
+
+import hiredis
+import msgspec
+
+from common.errors import Unavailable
+from common.money import ZERO, plain
+from consumption.call import Call, Terms
+from consumption.requests import ConsumeRequest
+from consumption.spool import Spool
+from consumption.upstream import Reply
+from metering import journal, shards
+from quotas.admission import Admission, Lease, StaleEpoch
+from quotas.leases import RENEW_EVERY_SECONDS
+from quotas.line import LineError
+
+log = logging.getLogger(__name__)
+
+
+def unsettled_entry(call: Call, terms: Terms, request: ConsumeRequest) -> journal.Entry:
+    """The entry for the case that this gateway dies: at zero cost, for a late settle or a person to decide."""
+    metadata = request.metadata
+    return journal.Entry(
+        request_id=call.request_id,
+        consumer_id=terms.grant.consumer_id,
+        service_id=terms.offer.id,
+        api_key_id=terms.grant.api_key_id,
+        price_version_id=terms.price.id,
+        tier=terms.tier,
+        currency=terms.price.price.currency,
+        status="unsettled",
+        limit=terms.limits.tokens_per_month,
+        metadata=msgspec.Raw() if metadata is None else msgspec.Raw(msgspec.json.encode(metadata)),
+    )
+
+
+def settled_entry(entry: journal.Entry, reply: Reply, cost: Decimal, duration_ms: int) -> journal.Entry:
+    """The entry of a call that was served."""
+    tokens = reply.tokens
+    return msgspec.structs.replace(
+        entry,
+        status="success",
+        duration_ms=duration_ms,
+        prompt_tokens=tokens.prompt,
+        completion_tokens=tokens.completion,
+        cached_tokens=tokens.cached,
+        reasoning_tokens=tokens.reasoning,
+        usage_source=reply.usage_source,
+        cost=plain(cost),
+    )
+
+
+def failed_entry(entry: journal.Entry, code: str, duration_ms: int) -> journal.Entry:
+    """The entry of a call that brought nothing: on record, at no cost."""
+    return msgspec.structs.replace(entry, status="error", duration_ms=duration_ms, error=code, cost=plain(ZERO))
+
+
+class Settlement:
+    """The open leases of this gateway, and the way their calls end."""
+
+    def __init__(self, admission: Admission, spool: Spool) -> None:
+        self._admission = admission
+        self._spool = spool
+        self._open: dict[uuid.UUID, tuple[int, asyncio.Task[object] | None]] = {}
+        self._lost: set[uuid.UUID] = set()
+
+    @property
+    def open_calls(self) -> int:
+        """Calls let in and not yet settled."""
+        return len(self._open)
+
+    def opened(self, lease: Lease) -> None:
+        """A call was let in; its lease is renewed until ``settle``."""
+        self._open[lease.request_id] = (lease.shard, asyncio.current_task())
+
+    def lost(self, request_id: uuid.UUID) -> bool:
+        """Whether the call was cut because its lease had ended."""
+        return request_id in self._lost
+
+    async def settle(self, entry: journal.Entry) -> None:
+        """Put the entry where it cannot be lost: in the journal, else fsynced on the local disk.
+
+        Raises ``Unavailable`` where neither worked; the entry is still being handed in from memory.
+        """
+        encoded = journal.encode(entry)
+        epoch = self._admission.known_epoch(shards.shard_of(entry.consumer_id))
+        try:
+            await self._admission.settle(entry, encoded)
+        except (LineError, hiredis.ReplyError) as error:
+            log.warning("settle: %s, spooling", type(error).__name__)
+            await self._keep(encoded, epoch, append=False)
+        except StaleEpoch:
+            await self._keep(encoded, epoch, append=True)
+        finally:
+            self._open.pop(entry.request_id, None)
+            self._lost.discard(entry.request_id)
+
+    async def _keep(self, encoded: bytes, epoch: str, *, append: bool) -> None:
+        try:
+            await self._spool.keep(encoded, epoch=epoch, append=append)
+        except OSError as error:
+            log.critical("neither Valkey nor the spool takes a settled call: %s", error.strerror)
+            raise Unavailable(retry_after=5) from error
+
+    async def keep_renewing(self) -> None:
+        """Renew all open leases, one call a shard, until cancelled; calls whose lease is gone are cut."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY_SECONDS)
+            by_shard: dict[int, list[uuid.UUID]] = defaultdict(list)
+            for request_id, (shard, _) in self._open.items():
+                by_shard[shard].append(request_id)
+            for shard, request_ids in by_shard.items():
+                await self._renew(shard, request_ids)
+
+    async def _renew(self, shard: int, request_ids: list[uuid.UUID]) -> None:
+        try:
+            gone = await self._admission.renew(shard, request_ids)
+        except (LineError, StaleEpoch, hiredis.ReplyError) as error:
+            log.warning("leases not renewed: %s", type(error).__name__)
+            return
+        for request_id in gone:
+            _, task = self._open.get(request_id, (shard, None))
+            if task is not None:
+                log.warning("a lease is gone, its call is cut")
+                self._lost.add(request_id)
+                task.cancel()
