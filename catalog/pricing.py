@@ -3,7 +3,7 @@
 Shapes (rates are strings in, exact numbers out):
 
 - ``{"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}``
-- ``{"model": "per_token", "rates": {"prompt": "…", "completion": "…", "cached": "…", "reasoning": "…"}, "currency": …}``
+- ``{"model": "per_token", "rates": {"prompt": "…", "completion": "…", "cached": "…", "reasoning": "…"}, …}``
 - ``{"model": "per_request", "rate_per_request": "0.01", "currency": "USD"}``
 - ``{"model": "subscription", "currency": "USD"}``
 """
@@ -55,7 +55,8 @@ class Price:
         with localcontext() as context:
             context.prec = 60
             return sum(
-                (self.rates[kind] * count for kind, count in self._billed(tokens).items() if count), start=ZERO
+                (self.rates[kind] * count for kind, count in self._billed(tokens).items() if count),
+                start=ZERO,
             )
 
     def _billed(self, tokens: Tokens) -> dict[str, int]:
@@ -82,7 +83,9 @@ def parse_pricing(pricing: Any) -> Price:
         return _per_token(pricing, currency)
     if model == "per_request":
         _only(pricing, {"model", "currency", "rate_per_request"})
-        return Price(model, currency, {}, per_request=_rate(pricing.get("rate_per_request"), "rate_per_request"))
+        return Price(
+            model, currency, {}, per_request=_rate(pricing.get("rate_per_request"), "rate_per_request")
+        )
     if model == "subscription":
         _only(pricing, {"model", "currency"})
         return Price(model, currency, {})

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 os.environ["PROCESS"] = "gateway"
@@ -63,16 +65,16 @@ async def _redirect(location: str, send: lane.Send) -> int:
 async def _through_django(scope: lane.Scope, receive: lane.Receive, send: lane.Send) -> int:
     status = 500
 
-    async def watching(message: lane.Scope) -> None:
+    async def watching(message: Mapping[str, Any]) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
-        await send(message)
+        await send(dict(message))
 
     # Probes never queue behind reports; the reference view of the lane is as bounded as the lane itself.
     if scope["path"].startswith("/health") or lane.takes(scope):
-        await django(scope, receive, watching)
+        await django(dict(scope), receive, watching)
     else:
         async with _places:
-            await django(scope, receive, watching)
+            await django(dict(scope), receive, watching)
     return status

@@ -5,6 +5,7 @@ import logging
 import select
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import psycopg2
 import psycopg2.extensions
@@ -75,7 +76,7 @@ class ChangeListener(threading.Thread):
         notices, connection.notifies[:] = list(connection.notifies), []
         for notice in notices:
             table, _, value = notice.payload.partition(":")
-            self._post(lambda table=table, value=value: self._on_change(table, value))
+            self._post(partial(self._on_change, table, value))
 
     def _post(self, callback: Callable[[], None]) -> None:
         if not self._loop.is_closed():

@@ -4,6 +4,9 @@ import asyncio
 import logging
 import uuid
 
+from prometheus_client import Counter
+
+from analytics import events
 from analytics.buffer import EventBuffer
 from catalog.snapshot import Offer, Snapshot
 from common.errors import Problem, Unavailable
@@ -120,9 +123,7 @@ class Gateway:
         )
         if decision.allowed:
             return
-        metrics.child(
-            metrics.POLICY_VIOLATIONS, str(offer.id), decision.policy_id, decision.severity
-        ).inc()
+        metrics.child(metrics.POLICY_VIOLATIONS, str(offer.id), decision.policy_id, decision.severity).inc()
         refused = {"policy_id": decision.policy_id, "severity": decision.severity, "reason": decision.reason}
         self._tell("policy_violation", call, terms, refused)
         raise PolicyDenied(decision.reason, policy_id=decision.policy_id)
@@ -180,11 +181,11 @@ class Gateway:
         metrics.child(metrics.CONSUMPTION_REQUESTS, str(terms.offer.id), "error").inc()
         await self.settlement.settle(settlement.failed_entry(entry, code, call.elapsed_ms))
 
-    def _refused(self, counter: object, event: str, call: Call, terms: Terms) -> None:
+    def _refused(self, counter: Counter, event: events.Type, call: Call, terms: Terms) -> None:
         metrics.child(counter, str(terms.offer.id), terms.tier).inc()
         self._tell(event, call, terms, {"tier": terms.tier})
 
-    def _tell(self, event: str, call: Call, terms: Terms, more: dict[str, str]) -> None:
+    def _tell(self, event: events.Type, call: Call, terms: Terms, more: dict[str, str]) -> None:
         self.events.offer(
             type=event,
             id=str(call.request_id),

@@ -10,6 +10,7 @@ from common.errors import Problem, TooLarge
 from consumption.answers import Answer, problem
 from consumption.call import Call
 from consumption.gateway import Gateway
+from consumption.transport import bearer_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,7 +32,10 @@ def takes(scope: Scope) -> bool:
 async def serve(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> int:
     """Answer one call; returns the HTTP status."""
     call = Call(
-        key=_bearer(scope), service_id=scope["path"][len(PREFIX) :].rstrip("/"), body=b"", address=_address(scope)
+        key=_bearer(scope),
+        service_id=scope["path"][len(PREFIX) :].rstrip("/"),
+        body=b"",
+        address=_address(scope),
     )
     if scope["method"] != "POST":
         answer = problem(MethodNotAllowed(), str(call.request_id))
@@ -49,8 +53,7 @@ async def serve(gateway: Gateway, scope: Scope, receive: Receive, send: Send) ->
 def _bearer(scope: Scope) -> str | None:
     for name, value in scope["headers"]:
         if name == b"authorization":
-            scheme, _, key = value.partition(b" ")
-            return key.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
+            return bearer_of(value.decode("latin-1"))
     return None
 
 

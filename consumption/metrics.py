@@ -43,16 +43,38 @@ SLA_VIOLATIONS = Gauge(
 )
 DB_CONNECTIONS_ACTIVE = Gauge("db_connections_active", "PostgreSQL sessions at work.", registry=REGISTRY)
 DB_CONNECTIONS_IDLE = Gauge("db_connections_idle", "PostgreSQL sessions at rest.", registry=REGISTRY)
-REDIS_CONNECTIONS_ACTIVE = Gauge("redis_connections_active", "Clients connected to Valkey.", registry=REGISTRY)
+REDIS_CONNECTIONS_ACTIVE = Gauge(
+    "redis_connections_active", "Clients connected to Valkey.", registry=REGISTRY
+)
 ANALYTICS_BUFFER_SIZE = Gauge("analytics_buffer_size", "Events waiting in this process.", registry=REGISTRY)
 ANALYTICS_DROPPED = Gauge("analytics_events_dropped", "Events dropped by this process.", registry=REGISTRY)
 OPEN_CALLS = Gauge("consumption_open_calls", "Calls let in and not yet settled.", registry=REGISTRY)
-SPOOLED = Gauge("consumption_spooled_records", "Settled calls that Valkey has not confirmed.", registry=REGISTRY)
+SPOOLED = Gauge(
+    "consumption_spooled_records", "Settled calls that Valkey has not confirmed.", registry=REGISTRY
+)
 STEP_DURATION = Histogram(
     "consumption_step_duration_seconds",
     "Time of one step of a call.",
     ("step",),
-    buckets=(1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+    buckets=(
+        1e-5,
+        2.5e-5,
+        5e-5,
+        1e-4,
+        2.5e-4,
+        5e-4,
+        1e-3,
+        2.5e-3,
+        5e-3,
+        0.01,
+        0.025,
+        0.05,
+        0.1,
+        0.25,
+        1,
+        5,
+        30,
+    ),
     registry=REGISTRY,
 )
 

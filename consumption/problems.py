@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from django.http import Http404
 from django.core.exceptions import PermissionDenied
+from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -59,7 +59,9 @@ def _fields(details: Any) -> list[dict[str, str]]:
     if not isinstance(details, dict):
         return []
     return [
-        {"field": str(name), "code": _first_code(detail)} for name, detail in details.items() if name != "message"
+        {"field": str(name), "code": _first_code(detail)}
+        for name, detail in details.items()
+        if name != "message"
     ]
 
 

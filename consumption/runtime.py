@@ -14,7 +14,6 @@ from django.db import DatabaseError
 from analytics import events
 from analytics.buffer import EventBuffer
 from catalog import snapshot
-from consumption import metrics
 from consumption.changes import ChangeListener
 from consumption.gateway import Gateway
 from consumption.settlement import Settlement
@@ -71,7 +70,6 @@ class Runtime:
         for work in (
             self._keep_catalogue(),
             self._keep_epochs(),
-            self._reap_predecessors(),
             self.settlement.keep_renewing(),
             self.spool.keep_settling(self.admission),
             self.events.run(self._send_events),
@@ -80,12 +78,12 @@ class Runtime:
 
     async def stop(self) -> None:
         """Let running calls end, hand in what they cost, close. The server has stopped accepting by now."""
-        end = time.monotonic() + STOP_SECONDS
-        while self.settlement.open_calls and time.monotonic() < end:
-            await asyncio.sleep(0.02)
-        while len(self.spool) and self.line.is_open and time.monotonic() < end:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.settlement.idle.wait(), STOP_SECONDS)
+        if len(self.spool):
             await self.spool.settle_all(self.admission)
-            await asyncio.sleep(0.1)
+        with contextlib.suppress(LineError):
+            await self.events.flush(self._send_events)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -125,16 +123,18 @@ class Runtime:
 
     async def _keep_epochs(self) -> None:
         """While a shard is not live the drain rebuilds it; look until it is done."""
+        reaped = False
         while True:
             await asyncio.sleep(0.1)
-            if self.line.is_open and not self.admission.is_live:
-                with contextlib.suppress(LineError):
+            with contextlib.suppress(LineError):
+                if self.line.is_open and not self.admission.is_live:
                     await self.admission.refresh_epochs()
+                elif self.admission.is_live and not reaped:
+                    await self._reap_predecessors()
+                    reaped = True
 
     async def _reap_predecessors(self) -> None:
-        """Once: calls that an earlier life of this gateway left open are over."""
-        while not self.admission.is_live:
-            await asyncio.sleep(0.1)
+        """Calls that an earlier life of this gateway left open are over."""
         closed = await self.admission.reap_predecessors(self.spool.predecessors)
         if closed:
             log.warning("closed %d leases of a gateway that died", closed)
@@ -175,13 +175,6 @@ class Runtime:
                 continue
             self.gateway.snapshot, self.gateway.policies = loaded, PolicyEngine(rules)
             self.catalogue_loaded = True
-
-    def observe(self) -> None:
-        """Bring the gauges of ``/metrics`` up to date."""
-        metrics.ANALYTICS_BUFFER_SIZE.set(len(self.events))
-        metrics.ANALYTICS_DROPPED.set(self.events.dropped)
-        metrics.OPEN_CALLS.set(self.settlement.open_calls)
-        metrics.SPOOLED.set(len(self.spool))
 
 
 def _load() -> tuple[snapshot.Snapshot, list[Rule]]:

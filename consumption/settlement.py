@@ -58,7 +58,9 @@ def settled_entry(entry: journal.Entry, reply: Reply, cost: Decimal, duration_ms
 
 def failed_entry(entry: journal.Entry, code: str, duration_ms: int) -> journal.Entry:
     """The entry of a call that brought nothing: on record, at no cost."""
-    return msgspec.structs.replace(entry, status="error", duration_ms=duration_ms, error=code, cost=plain(ZERO))
+    return msgspec.structs.replace(
+        entry, status="error", duration_ms=duration_ms, error=code, cost=plain(ZERO)
+    )
 
 
 class Settlement:
@@ -69,6 +71,9 @@ class Settlement:
         self._spool = spool
         self._open: dict[uuid.UUID, tuple[int, asyncio.Task[object] | None]] = {}
         self._lost: set[uuid.UUID] = set()
+        #: Set while no call is open.
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     @property
     def open_calls(self) -> int:
@@ -78,6 +83,7 @@ class Settlement:
     def opened(self, lease: Lease) -> None:
         """A call was let in; its lease is renewed until ``settle``."""
         self._open[lease.request_id] = (lease.shard, asyncio.current_task())
+        self.idle.clear()
 
     def lost(self, request_id: uuid.UUID) -> bool:
         """Whether the call was cut because its lease had ended."""
@@ -98,8 +104,13 @@ class Settlement:
         except StaleEpoch:
             await self._keep(encoded, epoch, append=True)
         finally:
-            self._open.pop(entry.request_id, None)
-            self._lost.discard(entry.request_id)
+            self._closed(entry.request_id)
+
+    def _closed(self, request_id: uuid.UUID) -> None:
+        self._open.pop(request_id, None)
+        self._lost.discard(request_id)
+        if not self._open:
+            self.idle.set()
 
     async def _keep(self, encoded: bytes, epoch: str, *, append: bool) -> None:
         try:

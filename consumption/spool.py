@@ -206,7 +206,9 @@ def _read(path: Path) -> list[Record]:
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             text = json.loads(line)
-            records.append(Record(base64.b64decode(text["entry"]), text["since"], text["epoch"], text["append"]))
+            records.append(
+                Record(base64.b64decode(text["entry"]), text["since"], text["epoch"], text["append"])
+            )
         except (ValueError, KeyError):
             log.warning("a record of the spool is cut short")
     return records

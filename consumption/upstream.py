@@ -84,7 +84,9 @@ class Upstream:
         """Close all connections."""
         await self._client.close()
 
-    async def chat(self, offer: Offer, body: bytes, *, request_id: str, deadline: float, bounds: Bounds) -> Reply:
+    async def chat(
+        self, offer: Offer, body: bytes, *, request_id: str, deadline: float, bounds: Bounds
+    ) -> Reply:
         """One chat completion. ``deadline``: of the event loop's clock, retries included.
 
         Raises ``UpstreamFailed``, ``UpstreamRejected`` or ``DeadlineExceeded``.

@@ -67,9 +67,7 @@ class Keyring:
             raise CredentialsMissing()
         digest = hashlib.blake2b(text.encode(), key=self._secret, digest_size=16).digest()
         public_id = self._proofs.get(digest)
-        grant = (
-            await self._prove_once(digest, text) if public_id is None else await self._grant_of(public_id)
-        )
+        grant = await self._prove_once(digest, text) if public_id is None else await self._grant_of(public_id)
         if not grant.usable():
             raise InvalidKey()
         return grant

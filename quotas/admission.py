@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 TOMBSTONE_SECONDS = 120
 #: Month counters stay this long after their month.
 QUOTA_KEPT = dt.timedelta(days=40)
+#: How long a call waits for Valkey: longer than this and the caller is better served by the spool, or by a 503.
+ANSWER_SECONDS = 0.1
 #: Answer of admission when it cannot decide: clients come back.
 RETRY_SECONDS = 1
 
@@ -147,13 +149,13 @@ class Admission:
 
     # -- one call's life -----------------------------------------------------------------------------------------
 
-    async def admit(self, ask: Ask, *, timeout: float = 0.1) -> Lease:
+    async def admit(self, ask: Ask) -> Lease:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
         shard = shards.shard_of(ask.consumer_id)
         try:
             answer = await self._line.call(
-                self._admit_command(ask, shard, timeout),
-                timeout=timeout,
+                self._admit_command(ask, shard),
+                timeout=ANSWER_SECONDS,
                 on_late=lambda late: self._give_back(ask, shard, late),
             )
         except (LineError, hiredis.ReplyError) as error:
@@ -161,7 +163,7 @@ class Admission:
             raise Unavailable(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
 
-    def _admit_command(self, ask: Ask, shard: int, timeout: float) -> tuple[Any, ...]:
+    def _admit_command(self, ask: Ask, shard: int) -> tuple[Any, ...]:
         at = milliseconds_of(ask.request_id)
         quota, expires = self.quota_keys.of(shard, ask.consumer_id, ask.service_id, at)
         tag = shards.tag(shard)
@@ -170,7 +172,7 @@ class Admission:
             f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{ask.request_id}",
             f"{tag}:bucket:{ask.consumer_id}:{ask.service_id}", quota,
             self.epoch(shard), str(ask.request_id), at,
-            clock.now_ms() + self._clock_offset_ms + int(timeout * 1000),
+            clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
             self._journal_bound, LEASE_MS,
             "" if ask.requests_per_second is None else ask.requests_per_second,
             "" if ask.tokens_per_month is None else ask.tokens_per_month,
@@ -200,7 +202,9 @@ class Admission:
     def _give_back(self, ask: Ask, shard: int, late: Any) -> None:
         """An answer nobody waited for: if it let the call in, end the lease, or it would be reaped as unsettled."""
         if isinstance(late, list) and late and late[0] == b"ok":
-            asyncio.get_running_loop().create_task(self._release(ask.request_id, ask.consumer_id, ask.service_id))
+            asyncio.get_running_loop().create_task(
+                self._release(ask.request_id, ask.consumer_id, ask.service_id)
+            )
 
     async def release(self, lease: Lease) -> None:
         """End a lease of a call that never left for the upstream. What fails here, the reaper ends."""
@@ -217,9 +221,7 @@ class Admission:
         except (LineError, hiredis.ReplyError) as error:
             log.warning("lease not released: %s", type(error).__name__)
 
-    async def settle(
-        self, entry: journal.Entry, encoded: bytes, *, epoch: str = "", timeout: float = 0.1
-    ) -> str:
+    async def settle(self, entry: journal.Entry, encoded: bytes, *, epoch: str = "") -> str:
         """Reserved becomes used and the entry is journalled, once; returns its stream id.
 
         ``epoch``: the one in which it was first tried, where this is a repetition.
@@ -238,7 +240,7 @@ class Admission:
                 epoch or self.epoch(shard), str(entry.request_id), entry.total_tokens, encoded,
                 TOMBSTONE_SECONDS, expires,
             ),
-            timeout=timeout,
+            timeout=ANSWER_SECONDS,
         )  # fmt: skip
         if answer[0] != b"ok":
             if not epoch:
@@ -250,7 +252,9 @@ class Admission:
     async def append(self, entry: journal.Entry, encoded: bytes) -> str:
         """Journal an entry without touching a counter: the drain credits it. For settles of unknown fate."""
         shard = shards.shard_of(entry.consumer_id)
-        answer = await self._line.call(("EVALSHA", APPEND.sha, 1, shards.journal_key(shard), encoded), timeout=1.0)
+        answer = await self._line.call(
+            ("EVALSHA", APPEND.sha, 1, shards.journal_key(shard), encoded), timeout=1.0
+        )
         stream_id: str = answer[1].decode()
         return stream_id
 

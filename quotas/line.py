@@ -118,7 +118,7 @@ class Line:
         self._waiting.append(_Waiting(future, deadline, on_late))
         if not self._out:
             loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(tuple(command)))
+        self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub takes one item
         return future
 
     def _flush(self) -> None:
@@ -131,7 +131,7 @@ class Line:
         while True:
             connection = self._new_connection()
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await self._serve(connection)
                 pause = 0.05
             except (OSError, RedisError, LineError, hiredis.HiredisError, TimeoutError) as error:
@@ -151,11 +151,13 @@ class Line:
         options.update(
             socket_connect_timeout=2, socket_timeout=2, retry=Retry(NoBackoff(), 0), health_check_interval=0
         )
-        return kind(**options)
+        connection: Connection = kind(**options)
+        return connection
 
     async def _serve(self, connection: Connection) -> None:
-        reader: asyncio.StreamReader = connection._reader
-        self._writer = connection._writer
+        reader, self._writer = connection._reader, connection._writer
+        if reader is None:
+            raise ConnectionResetError("Valkey closed the connection")
         reading = asyncio.get_running_loop().create_task(self._read(reader))
         try:
             await self._on_connect(self)

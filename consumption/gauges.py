@@ -1,0 +1,59 @@
+"""Gauges that are read when ``/metrics`` is asked for."""
+
+import logging
+
+import hiredis
+from django.db import DatabaseError, connection
+from django.db.models import Count
+
+from consumption import metrics
+from consumption.runtime import Runtime
+from quotas.line import LineError
+from sla.models import SlaViolation
+
+log = logging.getLogger(__name__)
+
+
+async def observe(running: Runtime) -> None:
+    """What this process and its Valkey know."""
+    metrics.ANALYTICS_BUFFER_SIZE.set(len(running.events))
+    metrics.ANALYTICS_DROPPED.set(running.events.dropped)
+    metrics.OPEN_CALLS.set(running.settlement.open_calls)
+    metrics.SPOOLED.set(len(running.spool))
+    try:
+        info: bytes = await running.line.call(("INFO", "clients"), timeout=1.0)
+    except (LineError, hiredis.ReplyError):
+        return
+    for line in info.splitlines():
+        if line.startswith(b"connected_clients:"):
+            metrics.REDIS_CONNECTIONS_ACTIVE.set(int(line.partition(b":")[2]))
+
+
+def observe_database() -> None:
+    """What PostgreSQL knows. Where it is down the gauges keep their last values."""
+    try:
+        _observe_sessions()
+        _observe_violations()
+    except DatabaseError as error:
+        log.warning("gauges not read: %s", type(error).__name__)
+
+
+def _observe_sessions() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FILTER (WHERE state = 'active'), count(*) FILTER (WHERE state = 'idle')"
+            " FROM pg_stat_activity WHERE datname = current_database()"
+        )
+        active, idle = cursor.fetchone() or (0, 0)
+    metrics.DB_CONNECTIONS_ACTIVE.set(active)
+    metrics.DB_CONNECTIONS_IDLE.set(idle)
+
+
+def _observe_violations() -> None:
+    grouped = (
+        SlaViolation.objects.order_by()
+        .values_list("service_id", "metric", "severity")
+        .annotate(n=Count("id"))
+    )
+    for service_id, metric, severity, count in grouped:
+        metrics.SLA_VIOLATIONS.labels(str(service_id), metric, severity).set(count)

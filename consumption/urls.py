@@ -1,0 +1,12 @@
+"""Routes of the gateway that are its own. The lane answers the first before Django sees it."""
+
+from django.urls import path
+
+from consumption.views import ConsumeView, HealthView, MetricsView, ReadyView
+
+urlpatterns = [
+    path("api/v1/consume/<str:service_id>", ConsumeView.as_view(), name="consume"),
+    path("health", HealthView.as_view(), name="health"),
+    path("health/ready", ReadyView.as_view(), name="ready"),
+    path("metrics", MetricsView.as_view(), name="metrics"),
+]
