@@ -10,7 +10,7 @@ from django.db import models
 class User(AbstractUser):
     """A person: an operator of the marketplace, or a member of a consumer organisation."""
 
-    class Meta(AbstractUser.Meta):
+    class Meta(AbstractUser.Meta):  # type: ignore[name-defined, misc] # the stubs lack it
         db_table = "users"
 
 
@@ -30,7 +30,9 @@ class Consumer(models.Model):
         help_text="Region its data must stay in (for example: eu). Blank: anywhere.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
-    members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="Membership", related_name="consumers")
+    members: "models.ManyToManyField[User, Membership]" = models.ManyToManyField(
+        User, through="Membership", related_name="consumers"
+    )
 
     class Meta:
         db_table = "consumers"

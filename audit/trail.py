@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.http import HttpRequest
+
 from audit.models import AuditEntry
 
 
@@ -25,3 +27,8 @@ def record(
         after=after or {},
         address=address,
     )
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """The client's address for an entry, or None where the server was not told (a socket file)."""
+    return request.META.get("REMOTE_ADDR") or None

@@ -1,0 +1,22 @@
+"""Why somebody who is signed in may still not act."""
+
+from common.errors import Forbidden, NotFound, Problem
+
+
+class NoMembership(Forbidden):
+    code, title = "no_membership", "You are not a member of any consumer"
+
+
+class ConsumerUnknown(NotFound):
+    """Absent, or one that the person is no member of: the two look alike."""
+
+    code, title = "consumer_not_found", "No such consumer, or you are not a member of it"
+
+
+class ConsumerNotNamed(Problem):
+    code, status = "consumer_required", 400
+    title = "You are a member of several consumers: name one in the header X-Consumer-Id"
+
+
+class ConsumerSuspended(Forbidden):
+    code, title = "consumer_suspended", "This consumer is suspended"

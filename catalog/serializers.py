@@ -1,0 +1,72 @@
+"""Services as the REST API shows them to those who may call them."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from catalog.models import Entitlement, Service, Tier
+from catalog.pricing import parse_pricing
+from catalog.rendering import json_number
+
+
+class PricingSerializer(serializers.Serializer[Any]):
+    """Which rates there are follows from the model. Numbers are exact decimals."""
+
+    model = serializers.ChoiceField(choices=["per_token", "per_request", "subscription"])
+    currency = serializers.CharField(help_text="ISO 4217")
+    rate_per_token = serializers.DecimalField(
+        max_digits=None, decimal_places=None, required=False, coerce_to_string=False
+    )
+    rates = serializers.DictField(
+        child=serializers.DecimalField(max_digits=None, decimal_places=None, coerce_to_string=False),
+        required=False,
+        help_text="By kind of token: prompt, completion, and where they differ cached and reasoning",
+    )
+    rate_per_request = serializers.DecimalField(
+        max_digits=None, decimal_places=None, required=False, coerce_to_string=False
+    )
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        price = parse_pricing(instance)
+        shown: dict[str, Any] = {"model": price.model, "currency": price.currency}
+        if price.model == "per_request":
+            shown["rate_per_request"] = json_number(price.per_request)
+        elif price.single:
+            shown["rate_per_token"] = json_number(price.rates["prompt"])
+        elif price.rates:
+            shown["rates"] = {kind: json_number(rate) for kind, rate in price.rates.items()}
+        return shown
+
+
+class LimitsSerializer(serializers.ModelSerializer[Tier]):
+    """0 forbids, null is unlimited."""
+
+    tier = serializers.CharField(source="name")
+
+    class Meta:
+        model = Tier
+        fields = ("tier", "requests_per_second", "tokens_per_month")
+        read_only_fields = fields
+
+
+class OfferSerializer(serializers.ModelSerializer[Entitlement]):
+    """A service that the caller may call, at the price in force and within the limits of its tier."""
+
+    id = serializers.UUIDField(source="service_id")
+    name = serializers.CharField()
+    version = serializers.CharField()
+    status = serializers.ChoiceField(
+        source="service.status", choices=[str(status) for status in Service.SERVED]
+    )
+    region = serializers.CharField(source="service.region")
+    pricing = PricingSerializer(source="price", allow_null=True)
+    sla = serializers.DictField(source="service.sla", child=serializers.FloatField())
+    limits = LimitsSerializer(source="tier")
+    default_max_tokens = serializers.IntegerField(source="service.default_max_tokens")
+
+    class Meta:
+        model = Entitlement
+        fields = (
+            "id", "name", "version", "status", "region", "pricing", "sla", "limits", "default_max_tokens",
+        )  # fmt: skip
+        read_only_fields = fields

@@ -1,0 +1,31 @@
+"""The API's description and its pages, without anything from another server."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponseBase
+from drf_spectacular.renderers import OpenApiJsonRenderer2
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+
+#: Swagger UI sets styles from its script and draws its icons from data URLs.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class OpenApiView(SpectacularJSONAPIView):
+    """OpenAPI 3.1 of the gateway, whichever process serves it; ``application/json``, so that a browser shows it."""
+
+    renderer_classes = [OpenApiJsonRenderer2]
+    urlconf = "config.urls"
+
+
+class SwaggerView(SpectacularSwaggerSplitView):
+    """Swagger UI. Its script is a request of its own, so that the page needs no inline script."""
+
+    url_name = "openapi"
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        response = super().dispatch(request, *args, **kwargs)
+        response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        return response
