@@ -48,7 +48,9 @@ class SlaViolation(models.Model):
     """Written when a violation opens or changes its severity."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="sla_violations", db_index=False)
+    service = models.ForeignKey(
+        Service, on_delete=models.PROTECT, related_name="sla_violations", db_index=False
+    )
     incident = models.ForeignKey(SlaIncident, on_delete=models.PROTECT, related_name="violations")
     metric = models.CharField(max_length=100, choices=Metric)
     threshold = models.FloatField()
@@ -67,6 +69,7 @@ class SlaViolation(models.Model):
         indexes = (
             models.Index(fields=("service", "-timestamp"), name="idx_sla_violations_service_ts"),
             models.Index(fields=("severity",), name="idx_sla_violations_severity"),
+            models.Index(fields=("-timestamp",), name="idx_sla_violations_timestamp"),
         )
 
     def __str__(self) -> str:

@@ -6,62 +6,125 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('catalog', '0001_initial'),
+        ("catalog", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='SlaIncident',
+            name="SlaIncident",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('metric', models.CharField(choices=[('latency_p95_ms', 'Latency P95 Ms'), ('error_rate', 'Error Rate'), ('uptime', 'Uptime')], max_length=100)),
-                ('severity', models.CharField(choices=[('warning', 'Warning'), ('critical', 'Critical')], max_length=50)),
-                ('opened_at', models.DateTimeField()),
-                ('last_seen_at', models.DateTimeField()),
-                ('closed_at', models.DateTimeField(blank=True, null=True)),
-                ('service', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='sla_incidents', to='catalog.service')),
+                (
+                    "id",
+                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "metric",
+                    models.CharField(
+                        choices=[
+                            ("latency_p95_ms", "Latency P95 Ms"),
+                            ("error_rate", "Error Rate"),
+                            ("uptime", "Uptime"),
+                        ],
+                        max_length=100,
+                    ),
+                ),
+                (
+                    "severity",
+                    models.CharField(
+                        choices=[("warning", "Warning"), ("critical", "Critical")], max_length=50
+                    ),
+                ),
+                ("opened_at", models.DateTimeField()),
+                ("last_seen_at", models.DateTimeField()),
+                ("closed_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "service",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="sla_incidents",
+                        to="catalog.service",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'sla_incidents',
-                'ordering': ('-opened_at',),
+                "db_table": "sla_incidents",
+                "ordering": ("-opened_at",),
             },
         ),
         migrations.CreateModel(
-            name='SlaViolation',
+            name="SlaViolation",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('metric', models.CharField(choices=[('latency_p95_ms', 'Latency P95 Ms'), ('error_rate', 'Error Rate'), ('uptime', 'Uptime')], max_length=100)),
-                ('threshold', models.FloatField()),
-                ('actual', models.FloatField()),
-                ('timestamp', models.DateTimeField()),
-                ('severity', models.CharField(choices=[('warning', 'Warning'), ('critical', 'Critical')], max_length=50)),
-                ('incident', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='violations', to='sla.slaincident')),
-                ('service', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='sla_violations', to='catalog.service')),
+                (
+                    "id",
+                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
+                ),
+                (
+                    "metric",
+                    models.CharField(
+                        choices=[
+                            ("latency_p95_ms", "Latency P95 Ms"),
+                            ("error_rate", "Error Rate"),
+                            ("uptime", "Uptime"),
+                        ],
+                        max_length=100,
+                    ),
+                ),
+                ("threshold", models.FloatField()),
+                ("actual", models.FloatField()),
+                ("timestamp", models.DateTimeField()),
+                (
+                    "severity",
+                    models.CharField(
+                        choices=[("warning", "Warning"), ("critical", "Critical")], max_length=50
+                    ),
+                ),
+                (
+                    "incident",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="violations",
+                        to="sla.slaincident",
+                    ),
+                ),
+                (
+                    "service",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="sla_violations",
+                        to="catalog.service",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'sla_violations',
-                'ordering': ('-timestamp',),
+                "db_table": "sla_violations",
+                "ordering": ("-timestamp",),
             },
         ),
         migrations.AddConstraint(
-            model_name='slaincident',
-            constraint=models.UniqueConstraint(condition=models.Q(('closed_at', None)), fields=('service', 'metric'), name='one_open_incident_per_metric'),
+            model_name="slaincident",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("closed_at", None)),
+                fields=("service", "metric"),
+                name="one_open_incident_per_metric",
+            ),
         ),
         migrations.AddIndex(
-            model_name='slaviolation',
-            index=models.Index(fields=['service', '-timestamp'], name='idx_sla_violations_service_ts'),
+            model_name="slaviolation",
+            index=models.Index(fields=["service", "-timestamp"], name="idx_sla_violations_service_ts"),
         ),
         migrations.AddIndex(
-            model_name='slaviolation',
-            index=models.Index(fields=['severity'], name='idx_sla_violations_severity'),
+            model_name="slaviolation",
+            index=models.Index(fields=["severity"], name="idx_sla_violations_severity"),
         ),
         migrations.AddConstraint(
-            model_name='slaviolation',
-            constraint=models.CheckConstraint(condition=models.Q(('severity__in', ('warning', 'critical'))), name='valid_sla_severity'),
+            model_name="slaviolation",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("severity__in", ("warning", "critical"))), name="valid_sla_severity"
+            ),
         ),
         # The index name of the published schema is longer than Django lets a model say.
         migrations.RunSQL(
