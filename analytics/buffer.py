@@ -1,4 +1,4 @@
-"""Events that a gateway has still to hand over. Full means dropped and counted: no call waits for analytics."""
+"""Events that a gateway has still to hand over. Full means dropped and counted: no call waits for them."""
 
 import asyncio
 import logging
@@ -42,9 +42,9 @@ class EventBuffer:
     async def run(self, send: Send, interval: float = 1.0) -> None:
         """Hand over batches of at most 100 events, a smaller one after ``interval`` seconds. For ever.
 
-        ``send`` gets encoded events and raises when they did not arrive, or may not have: they are sent again,
-        which their ids make harmless. Give it a deadline. When shutting down cancel this, await it, and then
-        call ``flush``.
+        ``send`` gets encoded events and raises when they did not arrive, or may not have: they are sent
+        again, which their ids make harmless. Give it a deadline. When shutting down cancel this, await it, and
+        then call ``flush``.
         """
         failing = False
         while True:

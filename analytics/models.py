@@ -16,7 +16,9 @@ class AnalyticsEvent(models.Model):
         API_KEY_REVOKED = "api_key_revoked"
 
     id = models.BigAutoField(primary_key=True)
-    event_id = models.CharField(max_length=100, help_text="The id of the thing itself: a request, a violation, a key.")
+    event_id = models.CharField(
+        max_length=100, help_text="The id of the thing itself: a request, a violation, a key."
+    )
     type = models.CharField(max_length=50, choices=Type)
     subject = models.CharField(max_length=100, blank=True)
     time = models.DateTimeField()

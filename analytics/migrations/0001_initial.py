@@ -4,39 +4,61 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AnalyticsPosition',
+            name="AnalyticsPosition",
             fields=[
-                ('shard', models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
-                ('batch', models.PositiveBigIntegerField(default=0)),
+                ("shard", models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
+                ("batch", models.PositiveBigIntegerField(default=0)),
             ],
             options={
-                'db_table': 'analytics_positions',
-                'ordering': ('shard',),
+                "db_table": "analytics_positions",
+                "ordering": ("shard",),
             },
         ),
         migrations.CreateModel(
-            name='AnalyticsEvent',
+            name="AnalyticsEvent",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('event_id', models.CharField(help_text='The id of the thing itself: a request, a violation, a key.', max_length=100)),
-                ('type', models.CharField(choices=[('consumption_request', 'Consumption Request'), ('rate_limit_exceeded', 'Rate Limit Exceeded'), ('quota_exceeded', 'Quota Exceeded'), ('sla_violation', 'Sla Violation'), ('policy_violation', 'Policy Violation'), ('api_key_created', 'Api Key Created'), ('api_key_revoked', 'Api Key Revoked')], max_length=50)),
-                ('subject', models.CharField(blank=True, max_length=100)),
-                ('time', models.DateTimeField()),
-                ('data', models.JSONField()),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                (
+                    "event_id",
+                    models.CharField(
+                        help_text="The id of the thing itself: a request, a violation, a key.", max_length=100
+                    ),
+                ),
+                (
+                    "type",
+                    models.CharField(
+                        choices=[
+                            ("consumption_request", "Consumption Request"),
+                            ("rate_limit_exceeded", "Rate Limit Exceeded"),
+                            ("quota_exceeded", "Quota Exceeded"),
+                            ("sla_violation", "Sla Violation"),
+                            ("policy_violation", "Policy Violation"),
+                            ("api_key_created", "Api Key Created"),
+                            ("api_key_revoked", "Api Key Revoked"),
+                        ],
+                        max_length=50,
+                    ),
+                ),
+                ("subject", models.CharField(blank=True, max_length=100)),
+                ("time", models.DateTimeField()),
+                ("data", models.JSONField()),
             ],
             options={
-                'db_table': 'analytics_events',
-                'ordering': ('-time',),
-                'indexes': [models.Index(fields=['type', '-time'], name='idx_analytics_type_time'), models.Index(fields=['-time'], name='idx_analytics_time')],
-                'constraints': [models.UniqueConstraint(fields=('event_id', 'type'), name='one_event_per_thing')],
+                "db_table": "analytics_events",
+                "ordering": ("-time",),
+                "indexes": [
+                    models.Index(fields=["type", "-time"], name="idx_analytics_type_time"),
+                    models.Index(fields=["-time"], name="idx_analytics_time"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("event_id", "type"), name="one_event_per_thing")
+                ],
             },
         ),
     ]
