@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,3 +139,15 @@ def test_a_killed_main_process_leaves_no_worker(tmp_path: Path) -> None:
     wait_for(lambda: answers_ok(f"http://127.0.0.1:{port}/health"))
     again.terminate()
     assert again.wait(10) == 0
+
+
+def test_a_stop_while_it_still_starts_is_heard(tmp_path: Path) -> None:
+    """Stopped at ten moments of its start; each time it ends by itself, long before it would be killed."""
+    env = {**os.environ, "SAMPLE_UPSTREAM_LOG": str(tmp_path / "calls.jsonl")}
+    for step in range(10):
+        child = Child("upstream", upstream_command(free_port()), env, tmp_path / "log", Path.cwd())
+        child.start()
+        time.sleep(0.1 + step * 0.05)
+        child.ask_to_stop()
+        wait_for(lambda child=child: not child.running, seconds=5)  # type: ignore[misc]
+        child.kill()
