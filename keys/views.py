@@ -8,7 +8,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from drf_spectacular.utils import extend_schema
 from rest_framework.generics import ListAPIView
-from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -40,7 +40,7 @@ class NewestFirst(CursorPages):
 @method_decorator(never_cache, name="dispatch")
 class KeysView(ListAPIView[ApiKey]):
     authentication_classes = (MemberAuthentication,)
-    permission_classes = (ManagesKeys,)
+    permission_classes = (IsAuthenticated, ManagesKeys)
     parser_classes = (StrictJSONParser,)
     pagination_class = NewestFirst
     serializer_class = KeySerializer
@@ -85,7 +85,7 @@ class KeysView(ListAPIView[ApiKey]):
 
 class KeyView(APIView):
     authentication_classes = (MemberAuthentication,)
-    permission_classes = (ManagesKeys,)
+    permission_classes = (IsAuthenticated, ManagesKeys)
 
     @extend_schema(
         operation_id="keys_revoke",
