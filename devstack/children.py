@@ -62,6 +62,10 @@ class Child:
         self._process = spawn(self.command, cwd=self.cwd, log=self.log, env=self.env, inherit=self.inherit)
 
     @property
+    def started(self) -> bool:
+        return self._process is not None
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs, or before it was started."""
         return None if self._process is None else self._process.poll()
@@ -114,7 +118,20 @@ def upstream_command(port: int) -> list[str]:
 
 
 def celery_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "celery", "-A", "config", *arguments, "--loglevel", "info"]
+    # Nobody waits for a job as somebody waits for the gateway, at the start too.
+    return [
+        "nice",
+        "-n",
+        "5",
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "config",
+        *arguments,
+        "--loglevel",
+        "info",
+    ]
 
 
 def make_children(surroundings: Surroundings, inherit: Sequence[int]) -> dict[str, Child]:
@@ -134,17 +151,27 @@ def make_children(surroundings: Surroundings, inherit: Sequence[int]) -> dict[st
         "console": f"{surroundings.console_url}/admin/login/",
     }
     return {
-        name: Child(
-            name=name,
-            command=command,
-            env=surroundings.environment(name),
-            log=surroundings.layout.log(name),
-            cwd=surroundings.layout.root,
-            inherit=inherit,
-            ready_url=ready.get(name),
-        )
+        name: make_child(surroundings, name, command, inherit, ready.get(name))
         for name, command in commands.items()
     }
+
+
+def make_child(
+    surroundings: Surroundings,
+    name: str,
+    command: Sequence[str],
+    inherit: Sequence[int],
+    ready_url: str | None = None,
+) -> Child:
+    return Child(
+        name=name,
+        command=command,
+        env=surroundings.environment(name),
+        log=surroundings.layout.log(name),
+        cwd=surroundings.layout.root,
+        inherit=inherit,
+        ready_url=ready_url,
+    )
 
 
 def stop_together(children: Sequence[Child], impatient: Callable[[], bool]) -> None:

@@ -4,12 +4,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from devstack.children import Child, make_children, stop_together
+from devstack.children import Child, make_child, make_children, stop_together
 from devstack.demo import announcement, parse_seed, write_demo
 from devstack.errors import DevstackError
 from devstack.layout import Layout, Surroundings, choose_ports, manage
@@ -19,6 +17,7 @@ from devstack.postgres import Postgres
 from devstack.private import private_folder
 from devstack.process import last_line
 from devstack.readiness import answers_ok
+from devstack.schema import MigrationMark
 from devstack.server import Server
 from devstack.valkey import Valkey
 
@@ -78,12 +77,14 @@ class Supervisor:
         surroundings = Surroundings(self.layout, ports, database_url, redis_url)
         surroundings.announce_servers()
         self.children = make_children(surroundings, [self.lock.descriptor])
+        mark = MigrationMark(self.layout.root, self.postgres_folder())
+        if mark.fits():
+            self.start_children()
         say("Migrating the database")
-        self.run_to_its_end("migrate", manage("migrate", "--noinput"))
-        say("Starting " + ", ".join(self.children))
-        for child in self.children.values():
-            child.start()
-        seed = self.run_to_its_end("seed_demo", manage("seed_demo", "--upstream", surroundings.upstream_url))
+        self.run_command(surroundings, "migrate", "--noinput")
+        mark.set()
+        self.start_children()
+        seed = self.run_command(surroundings, "seed_demo", "--upstream", surroundings.upstream_url)
         self.wait_until_ready()
         demo = write_demo(surroundings, parse_seed(seed))
         say(announcement(demo, self.layout.demo_file))
@@ -100,13 +101,22 @@ class Supervisor:
         server.start()
         return server.url
 
-    def run_to_its_end(self, name: str, command: Sequence[str]) -> Path:
-        """Run a command of the application; its output, in a file of this run alone."""
-        model = next(iter(self.children.values()))
+    def start_children(self) -> None:
+        """Those that were not started yet."""
+        fresh = [child for child in self.children.values() if not child.started]
+        if fresh:
+            say("Starting " + ", ".join(child.name for child in fresh))
+        for child in fresh:
+            child.start()
+
+    def postgres_folder(self) -> Path | None:
+        return next((server.folder for server in self.servers if isinstance(server, Postgres)), None)
+
+    def run_command(self, surroundings: Surroundings, name: str, *arguments: str) -> Path:
+        """Run a command of the application to its end; its output, in a file of this run alone."""
         log = self.layout.log(name)
         log.unlink(missing_ok=True)
-        child = replace(model, name=name, command=command, log=log, ready_url=None)
-        child.env = dict(child.env) | {"PROCESS": "command"}
+        child = make_child(surroundings, name, manage(name, *arguments), [self.lock.descriptor])
         child.start()
         try:
             while child.exit_code is None:
