@@ -5,7 +5,7 @@ about; for a key's events it is the key. No event carries a prompt, a completion
 """
 
 import datetime as dt
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from django.conf import settings
@@ -37,10 +37,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One CloudEvent. ``data`` is a JSON object; amounts of money in it are decimal numbers as text."""
 
     specversion: Literal["1.0"] = "1.0"
-    id: str
+    id: Annotated[str, msgspec.Meta(max_length=100)]
     source: str = msgspec.field(default_factory=lambda: settings.EVENT_SOURCE)
     type: Type
-    subject: str = ""
+    subject: Annotated[str, msgspec.Meta(max_length=100)] = ""
     time: dt.datetime = msgspec.field(default_factory=clock.now)
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any]

@@ -49,3 +49,27 @@ class AnalyticsPosition(models.Model):
 
     def __str__(self) -> str:
         return f"shard {self.shard}: batch {self.batch}"
+
+
+class SourcePosition(models.Model):
+    """How far a source other than the ledger has been turned into events."""
+
+    class Source(models.TextChoices):
+        GATEWAYS = "gateways", "gateways: what they refused"
+        SLA = "sla", "violations of objectives"
+        KEYS = "keys", "keys made and revoked"
+
+    source = models.CharField(primary_key=True, max_length=20, choices=Source)
+    position = models.CharField(
+        max_length=50, blank=True, help_text="All up to here became events, or were lost."
+    )
+    recent = models.JSONField(default=list, help_text="Beyond the position: ids that became events already.")
+    passed = models.PositiveBigIntegerField(default=0, help_text="Entries of the stream that lie behind.")
+    lost = models.PositiveBigIntegerField(default=0, help_text="Entries pushed out of the stream unread.")
+
+    class Meta:
+        db_table = "analytics_source_positions"
+        ordering = ("source",)
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.position}"
