@@ -9,6 +9,7 @@ from devstack.errors import DevstackError
 from devstack.layout import Surroundings
 from devstack.private import write_private
 
+NEEDED = ("admin_user", "admin_password", "api_key", "services")
 PROMPT = "Explain quantum computing in simple terms"
 
 
@@ -21,14 +22,27 @@ def parse_seed(output: Path) -> dict[str, Any]:
     raise DevstackError(f"manage.py seed_demo printed no data: see {output}")
 
 
+def told_before(demo_file: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(demo_file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
 def write_demo(surroundings: Surroundings, seeded: dict[str, Any]) -> dict[str, Any]:
-    demo = {
+    """What is at rest only as a hash can be told by `seed_demo` just once: it is kept from the run before."""
+    found = {name: value for name, value in seeded.items() if value is not None}
+    demo = told_before(surroundings.layout.demo_file) | {
         "base_url": surroundings.base_url,
         "console_url": surroundings.console_url,
-        **seeded,
+        **found,
         "sample_upstream_url": surroundings.upstream_url,
         "sample_upstream_log": str(surroundings.layout.upstream_log),
     }
+    missing = [name for name in NEEDED if not demo.get(name)]
+    if missing:
+        raise DevstackError(f"manage.py seed_demo did not tell: {', '.join(missing)}")
     write_private(surroundings.layout.demo_file, json.dumps(demo, indent=2) + "\n")
     return demo
 
