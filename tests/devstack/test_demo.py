@@ -43,7 +43,7 @@ def test_what_can_be_told_only_once_is_kept_for_the_next_run(surroundings: Surro
 
 
 def test_data_that_lack_something_needed_are_refused(surroundings: Surroundings) -> None:
-    with pytest.raises(DevstackError, match="did not tell: api_key$"):
+    with pytest.raises(DevstackError, match=r"did not tell: api_key$"):
         write_demo(surroundings, SEEDED | {"api_key": None})
     assert not surroundings.layout.demo_file.exists()
 
