@@ -1,6 +1,7 @@
 """What is for sale: services, their effective-dated prices, the tiers, and who is entitled to what."""
 
 import datetime as dt
+import math
 import uuid
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 
 from accounts.models import Consumer
+from catalog.endpoints import validate_endpoint
 from catalog.pricing import parse_pricing
 from common import clock
 
@@ -27,8 +29,10 @@ def validate_sla(value: Any) -> None:
     for name, objective in value.items():
         if name not in {"latency_p95_ms", "error_rate", "uptime"}:
             raise ValidationError("sla knows latency_p95_ms, error_rate and uptime")
-        if isinstance(objective, bool) or not isinstance(objective, int | float) or objective < 0:
-            raise ValidationError(f"{name} must be a number that is not negative")
+        if isinstance(objective, bool) or not isinstance(objective, int | float):
+            raise ValidationError(f"{name} must be a number")
+        if not 0 <= objective < math.inf:
+            raise ValidationError(f"{name} must not be negative")
         if name != "latency_p95_ms" and objective > 1:
             raise ValidationError(f"{name} is a ratio between 0 and 1")
 
@@ -82,21 +86,27 @@ class Service(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=255)
     version = models.CharField(max_length=50)
-    endpoint = models.TextField(help_text="Base URL of an OpenAI-compatible API: http://host:port/v1")
+    endpoint = models.TextField(
+        validators=[validate_endpoint], help_text="Base URL of an OpenAI-compatible API: http://host:port/v1"
+    )
     upstream_model = models.CharField(
         max_length=255, blank=True, help_text="Model name the upstream knows. Blank: the service's own name."
     )
     status = models.CharField(max_length=50, choices=Status, default=Status.ACTIVE)
     pricing = models.JSONField(validators=[validate_pricing], help_text="The latest published price.")
     sla = models.JSONField(default=dict, blank=True, validators=[validate_sla])
-    region = models.CharField(max_length=20, blank=True, help_text="Where the upstream runs (for example: eu).")
+    region = models.CharField(
+        max_length=20, blank=True, help_text="Where the upstream runs (for example: eu)."
+    )
     clearance = models.PositiveSmallIntegerField(
         choices=Clearance, default=Clearance.INTERNAL, help_text="Highest data classification it may see."
     )
     default_max_tokens = models.PositiveIntegerField(
         default=1024, help_text="Output tokens reserved, and asked for, where a call names no max_tokens."
     )
-    deadline_seconds = models.PositiveIntegerField(default=30, help_text="Total time for one call, retries included.")
+    deadline_seconds = models.PositiveIntegerField(
+        default=30, help_text="Total time for one call, retries included."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ServiceQuerySet.as_manager()
@@ -122,8 +132,10 @@ class Service(models.Model):
         return f"{self.name}@{self.version}"
 
     @transaction.atomic
-    def publish_price(self, pricing: dict[str, Any], effective_from: dt.datetime | None = None) -> "PriceVersion":
-        """Make ``pricing`` valid from a moment on (now where none is given). Earlier versions stay as they were."""
+    def publish_price(
+        self, pricing: dict[str, Any], effective_from: dt.datetime | None = None
+    ) -> "PriceVersion":
+        """Make ``pricing`` valid from a moment on: now, where none is given. Earlier versions stay as they were."""
         validate_pricing(pricing)
         version = PriceVersion.objects.create(
             service=self, pricing=pricing, effective_from=effective_from or clock.now()

@@ -1,0 +1,54 @@
+"""``manage.py create_service``: put a service up for sale."""
+
+import json
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from catalog.models import Service
+from catalog.publishing import PricingDecoder, publish_service
+from common.commands import JsonCommand, json_option
+
+
+class Command(JsonCommand):
+    help = 'Create a service and its first price. Prints {"id": …}.'
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--name", required=True)
+        parser.add_argument("--version", required=True, dest="service_version")
+        parser.add_argument("--endpoint", required=True, help="base URL of an OpenAI-compatible API")
+        parser.add_argument("--pricing", required=True, metavar="JSON")
+        parser.add_argument("--sla", default="{}", metavar="JSON")
+        parser.add_argument("--upstream-model", default="", help="model name the upstream knows, if another")
+        parser.add_argument("--status", default=Service.Status.ACTIVE, choices=Service.Status.values)
+        parser.add_argument("--region", default="")
+        parser.add_argument(
+            "--clearance", default="internal", choices=[c.name.lower() for c in Service.Clearance]
+        )
+        parser.add_argument("--default-max-tokens", type=int, default=1024)
+        parser.add_argument("--deadline-seconds", type=int, default=30)
+
+    def answer(self, **options: Any) -> dict[str, Any]:
+        service = publish_service(
+            actor="create_service",
+            name=options["name"],
+            version=options["service_version"],
+            endpoint=options["endpoint"],
+            pricing=_pricing(options["pricing"]),
+            sla=json_option("--sla", options["sla"]),
+            upstream_model=options["upstream_model"],
+            status=options["status"],
+            region=options["region"],
+            clearance=Service.Clearance[options["clearance"].upper()],
+            default_max_tokens=options["default_max_tokens"],
+            deadline_seconds=options["deadline_seconds"],
+        )
+        return {"id": str(service.id)}
+
+
+def _pricing(text: str) -> Any:
+    json_option("--pricing", text)  # a key twice, NaN and the like
+    try:
+        return json.loads(text, cls=PricingDecoder)
+    except ValueError as error:
+        raise CommandError("--pricing is not valid JSON") from error
