@@ -52,12 +52,10 @@ def create_venv() -> None:
         )
 
 
-def install(requirements: list[Path]) -> None:
+def install(requirements: Path) -> None:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
-    wanted = [argument for file in requirements for argument in ("-r", str(file))]
-    names = ", ".join(file.name for file in requirements)
-    say(f"Installing {names} into {VENV.name} (a few minutes the first time)")
-    if subprocess.run([*pip, "--require-hashes", *wanted], check=False).returncode != 0:
+    say(f"Installing {requirements.name} into {VENV.name} (a minute or so, the first time)")
+    if subprocess.run([*pip, "--require-hashes", "-r", str(requirements)], check=False).returncode != 0:
         raise BootstrapError("the packages could not be installed: see pip's lines above")
 
 
@@ -67,19 +65,24 @@ def add_checkout_to_path() -> None:
     (packages / "marketplace.pth").write_text(f"{ROOT}\n")
 
 
-def ensure(requirements: list[Path]) -> None:
-    stamp = VENV / f".installed-{requirements[0].stem}"
+def is_installed(name: str, wanted: str) -> bool:
+    stamp = VENV / f".installed-{name}"
+    return stamp.exists() and stamp.read_text() == wanted
+
+
+def ensure(requirements: Path) -> None:
     wanted = fingerprint()
-    if stamp.exists() and stamp.read_text() == wanted:
+    # What development needs holds what the application needs.
+    if any(is_installed(name, wanted) for name in (requirements.stem, f"{requirements.stem}-dev")):
         return
     if not is_usable():
         create_venv()
     install(requirements)
     add_checkout_to_path()
-    stamp.write_text(wanted)
+    (VENV / f".installed-{requirements.stem}").write_text(wanted)
 
 
-def locked_ensure(requirements: list[Path]) -> None:
+def locked_ensure(requirements: Path) -> None:
     lock = os.open(ROOT / ".venv.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -89,12 +92,12 @@ def locked_ensure(requirements: list[Path]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make .venv and install requirement files into it.")
-    parser.add_argument("requirements", nargs="+", type=Path)
-    files = [ROOT / file for file in parser.parse_args().requirements]
+    parser = argparse.ArgumentParser(description="Make .venv and install a requirements file into it.")
+    parser.add_argument("requirements", help="requirements.txt or requirements-dev.txt")
+    requirements = ROOT / parser.parse_args().requirements
     if sys.version_info[:2] != PYTHON:
         raise BootstrapError(f"Python 3.11 is needed, this is {sys.version.split()[0]}")
-    locked_ensure(files)
+    locked_ensure(requirements)
     return 0
 
 

@@ -22,21 +22,11 @@ def parse_seed(output: Path) -> dict[str, Any]:
     raise DevstackError(f"manage.py seed_demo printed no data: see {output}")
 
 
-def told_before(demo_file: Path) -> dict[str, Any]:
-    try:
-        known: dict[str, Any] = json.loads(demo_file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known
-
-
 def write_demo(surroundings: Surroundings, seeded: dict[str, Any]) -> dict[str, Any]:
-    """What is at rest only as a hash can be told by `seed_demo` just once: it is kept from the run before."""
-    found = {name: value for name, value in seeded.items() if value is not None}
-    demo = told_before(surroundings.layout.demo_file) | {
+    demo = {
         "base_url": surroundings.base_url,
         "console_url": surroundings.console_url,
-        **found,
+        **seeded,
         "sample_upstream_url": surroundings.upstream_url,
         "sample_upstream_log": str(surroundings.layout.upstream_log),
     }

@@ -121,7 +121,6 @@ class Surroundings:
             "PROCESS": process,
             "PYTHONUNBUFFERED": "1",
             "SAMPLE_UPSTREAM_LOG": str(self.layout.upstream_log),
-            "DEMO_FILE": str(self.layout.demo_file),
         }  # fmt: skip
 
     def announce_servers(self) -> None:

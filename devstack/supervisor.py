@@ -84,7 +84,7 @@ class Supervisor:
         self.run_command(surroundings, "migrate", "--noinput")
         mark.set()
         self.start_children()
-        seed = self.run_command(surroundings, "seed_demo", "--upstream", surroundings.upstream_url)
+        seed = self.seed(surroundings)
         self.wait_until_ready()
         demo = write_demo(surroundings, parse_seed(seed))
         say(announcement(demo, self.layout.demo_file))
@@ -108,6 +108,13 @@ class Supervisor:
             say("Starting " + ", ".join(child.name for child in fresh))
         for child in fresh:
             child.start()
+
+    def seed(self, surroundings: Surroundings) -> Path:
+        """It finds what it told before in the file that we write: passwords and key are at rest as hashes."""
+        known = str(self.layout.demo_file)
+        return self.run_command(
+            surroundings, "seed_demo", "--upstream", surroundings.upstream_url, "--state", known
+        )
 
     def postgres_folder(self) -> Path | None:
         return next((server.folder for server in self.servers if isinstance(server, Postgres)), None)

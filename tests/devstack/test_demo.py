@@ -35,13 +35,6 @@ def test_no_data_is_one_clear_line(tmp_path: Path) -> None:
         parse_seed(tmp_path / "seed.log")
 
 
-def test_what_can_be_told_only_once_is_kept_for_the_next_run(surroundings: Surroundings) -> None:
-    first = write_demo(surroundings, SEEDED)
-    second = write_demo(surroundings, SEEDED | {"api_key": None, "admin_password": None})
-    assert second == first
-    assert write_demo(surroundings, SEEDED | {"api_key": "mk_test_2"})["api_key"] == "mk_test_2"
-
-
 def test_data_that_lack_something_needed_are_refused(surroundings: Surroundings) -> None:
     with pytest.raises(DevstackError, match=r"did not tell: api_key$"):
         write_demo(surroundings, SEEDED | {"api_key": None})
