@@ -17,6 +17,11 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Amount = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?\Z")]
 
+TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+
+#: Left out of the JSON; any other empty ``Raw`` would be written, as nothing, and spoil it.
+NO_METADATA = msgspec.Raw()
+
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """One settled call, complete: the ledger row, its rollup and its quota period follow from it alone.
@@ -42,7 +47,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     cost: Amount = "0"
     limit: Limit | None = None
     error: str | None = None
-    metadata: msgspec.Raw = msgspec.Raw()
+    metadata: msgspec.Raw = NO_METADATA
 
     @property
     def total_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""The ledger (what was used and what it cost), its rollups, and how far the journal has been drained into it."""
+"""The ledger (what was used and what it cost), its rollups, and how far the journal has come into it."""
 
 import json
 from decimal import Decimal
@@ -57,11 +57,18 @@ class UsageRecord(models.Model):
         PriceVersion, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
     )
     tier = models.ForeignKey(
-        Tier, on_delete=models.PROTECT, related_name="+", db_column="tier", db_index=False, db_constraint=False
+        Tier,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_column="tier",
+        db_index=False,
+        db_constraint=False,
     )
     timestamp = models.DateTimeField()
     duration_ms = models.IntegerField()
-    usage = models.JSONField(help_text="Tokens by kind, and usage_source: reported, estimated, clamped or none.")
+    usage = models.JSONField(
+        help_text="Tokens by kind, and usage_source: reported, estimated, clamped or none."
+    )
     cost = models.JSONField(decoder=DecimalDecoder, help_text="amount, currency and how it came about.")
     total_tokens = models.BigIntegerField()
     cost_amount = models.DecimalField(max_digits=38, decimal_places=18)
@@ -69,20 +76,42 @@ class UsageRecord(models.Model):
     status = models.CharField(max_length=50, choices=Status)
     error = models.JSONField(null=True, blank=True)
     kind = models.CharField(max_length=20, choices=Kind, default=Kind.USAGE)
-    corrects = models.UUIDField(null=True, blank=True)
+    corrects = models.UUIDField(
+        null=True,
+        blank=True,
+        help_text="The row that this one corrects. One that is unsettled itself voids it.",
+    )
     settlement = models.CharField(max_length=20, choices=Settlement, default=Settlement.LEASE)
     metadata = models.JSONField(null=True, blank=True)
 
     class Meta:
         db_table = "usage_records"
+        permissions = (("export_usagerecord", "Can export usage records"),)
         ordering = ("-timestamp",)
         indexes = (
             models.Index(fields=("service", "-timestamp"), name="idx_usage_service_timestamp"),
             models.Index(fields=("consumer", "-timestamp"), name="idx_usage_consumer_timestamp"),
+            models.Index(
+                fields=("corrects",), name="idx_usage_corrections", condition=models.Q(kind="correction")
+            ),
         )
 
     def __str__(self) -> str:
         return f"{self.status} {self.id}"
+
+
+class ClosedMonth(models.Model):
+    """A UTC month whose rows of the ledger stay as they are. What still comes for it becomes a correction."""
+
+    month = models.DateField(primary_key=True, help_text="The first day of the month.")
+    closed_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "closed_months"
+        ordering = ("-month",)
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m}"
 
 
 class UsageRollup(models.Model):
@@ -102,7 +131,12 @@ class UsageRollup(models.Model):
         PriceVersion, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
     )
     tier = models.ForeignKey(
-        Tier, on_delete=models.PROTECT, related_name="+", db_column="tier", db_index=False, db_constraint=False
+        Tier,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_column="tier",
+        db_index=False,
+        db_constraint=False,
     )
     status = models.CharField(max_length=50, choices=UsageRecord.Status)
     currency = models.CharField(max_length=3)
@@ -141,13 +175,17 @@ class QuotaPeriod(models.Model):
     )
     month = models.DateField()
     used = models.BigIntegerField(default=0)
-    granted = models.BigIntegerField(null=True, blank=True, help_text="The limit of the latest call; empty: none.")
+    granted = models.BigIntegerField(
+        null=True, blank=True, help_text="The limit of the latest call; empty: none."
+    )
 
     class Meta:
         db_table = "quota_periods"
         ordering = ("-month",)
         constraints = (
-            models.UniqueConstraint(fields=("consumer", "service", "month"), name="one_quota_period_per_month"),
+            models.UniqueConstraint(
+                fields=("consumer", "service", "month"), name="one_quota_period_per_month"
+            ),
         )
 
     def __str__(self) -> str:
@@ -191,7 +229,10 @@ class JournalPosition(models.Model):
 
 
 class JournalBatch(models.Model):
-    """What one drained batch changed in the ledger: the outbox that analytics reads, in order, shard by shard."""
+    """What one drained batch changed in the ledger: the outbox that analytics reads.
+
+    Numbers rise by one within a shard and are committed in that order.
+    """
 
     shard = models.PositiveSmallIntegerField()
     number = models.PositiveBigIntegerField()
@@ -221,6 +262,9 @@ class DeadLetter(models.Model):
     reason = models.CharField(max_length=20, choices=Reason)
     detail = models.CharField(max_length=255, blank=True)
     entry = models.BinaryField()
+    settlement = models.CharField(
+        max_length=20, blank=True, help_text="How it was settled, as the journal says."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     resolved_at = models.DateTimeField(null=True, blank=True)
 

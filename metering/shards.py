@@ -7,7 +7,11 @@ import datetime as dt
 import uuid
 import zlib
 
+from common import clock
+
 SHARDS = 64
+#: Month counters stay this long after their month: a whole month longer, since a rebuild sets the last one too.
+QUOTA_KEPT = dt.timedelta(days=40)
 
 
 def shard_of(consumer_id: uuid.UUID) -> int:
@@ -63,3 +67,8 @@ def bucket_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID) -> str
 def quota_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID, month: dt.date) -> str:
     """Hash: ``used`` and ``reserved`` tokens of one UTC month."""
     return f"{tag(shard)}:quota:{consumer_id}:{service_id}:{month:%Y%m}"
+
+
+def quota_expires(month: dt.date) -> int:
+    """Seconds since the epoch at which a month's counters go."""
+    return int((clock.month_start(clock.next_month(month)) + QUOTA_KEPT).timestamp())

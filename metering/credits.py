@@ -1,0 +1,39 @@
+"""Live counters of calls that were replayed: journalled without a counter, so that the drain counts them, once."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from metering import shards
+from metering.lines import Line
+from metering.models import UsageRecord
+from metering.valkey import OneLife
+
+#: A replay that comes again after this long finds its row in the ledger and changes nothing.
+MARKER_SECONDS = 24 * 60 * 60
+
+_CREDIT = (Path(__file__).parent / "scripts" / "credit.lua").read_text()
+
+
+def give(server: OneLife, changed: Iterable[Line]) -> None:
+    """Credit replays among the lines that changed the ledger. Before the commit: an error counts too much for a
+    while, never too little."""
+    replays = [line for line in changed if line.settlement == UsageRecord.Settlement.REPLAY and _counts(line)]
+    if not replays:
+        return
+    pipeline = server.client.pipeline(transaction=False)
+    for line in replays:
+        entry = line.entry
+        pipeline.eval(
+            _CREDIT,
+            2,
+            shards.credited_key(line.shard, entry.request_id),
+            shards.quota_key(line.shard, entry.consumer_id, entry.service_id, line.month),
+            str(entry.total_tokens),
+            str(shards.quota_expires(line.month)),
+            str(MARKER_SECONDS),
+        )
+    pipeline.execute()
+
+
+def _counts(line: Line) -> bool:
+    return line.kind == UsageRecord.Kind.USAGE and line.entry.total_tokens > 0

@@ -1,0 +1,228 @@
+"""The drain: journal → ledger, each batch in one transaction, and the healer of epochs.
+
+It may be stopped, killed or doubled anywhere: what is in PostgreSQL decides where it goes on. See ``metering.ledger``
+for what an entry does, ``metering.epochs`` for how a shard is opened.
+"""
+
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from types import FrameType
+
+import redis
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
+
+from common import clock, crash
+from metering import credits, dead_letters, epochs, ledger, partitions, positions
+from metering.ledger import Changes
+from metering.lines import Line, Reader, Unreadable, entry_fields
+from metering.models import DeadLetter
+from metering.ownership import Ownership
+from metering.stream import BATCH, JournalReader, Position, ShardBatch, publish, transactions
+from metering.valkey import OneLife
+
+log = logging.getLogger(__name__)
+
+#: How often ownership and epochs are looked at, seconds.
+LOOK_EVERY = 1.0
+#: Longest wait for new entries, ms. SIGTERM is obeyed within it.
+BLOCK_MS = 250
+#: Small batches follow each other at this distance, seconds: else a trickle costs one transaction a call.
+PAUSE = 0.03
+#: After an outage the next try comes after these seconds, doubled up to the second number.
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+
+#: What passes by waiting: a store is away, or another drain was quicker.
+OUTAGES = (DatabaseError, redis.RedisError, positions.Fenced)
+
+
+class Session:
+    """One stretch of draining on one database session and one life of Valkey. Any outage ends it."""
+
+    def __init__(self, partitions_known: partitions.Known) -> None:
+        self._server = OneLife()
+        self._ownership = Ownership()
+        self._reader = JournalReader(self._server)
+        self._partitions = partitions_known
+        self._positions: dict[int, Position] = {}
+        self._look_at = 0.0
+        ledger.prepare()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def step(self) -> int:
+        """Look after shards where that is due, then drain once; returns how many entries were passed."""
+        if time.monotonic() >= self._look_at:
+            self._look_after_shards()
+            self._look_at = time.monotonic() + LOOK_EVERY
+        if not self._positions:
+            time.sleep(BLOCK_MS / 1000)
+        return self._drain(self._positions, block_ms=BLOCK_MS)
+
+    def _look_after_shards(self) -> None:
+        self._ownership.rebalance()
+        owned = self._ownership.shards
+        self._positions = {n: place for n, place in self._positions.items() if n in owned}
+        gained = epochs.live_only(positions.load(owned - self._positions.keys()))
+        opening = epochs.not_live(self._server, self._positions | gained, owned)
+        if opening:
+            self._open(opening)
+        # A predecessor may have died between its commit and this.
+        caught_up = [place for n, place in gained.items() if n not in opening]
+        publish(self._server, caught_up)
+        self._positions.update({place.shard: place for place in caught_up})
+
+    def _open(self, opening: list[int]) -> None:
+        log.warning("opening %d shards under a new epoch", len(opening))
+        places = epochs.begin(self._server, opening)
+        while self._drain(places, block_ms=None):
+            pass
+        crash.point("epoch-drained")
+        epochs.finish(self._server, places)
+        self._positions.update(places)
+
+    def _drain(self, places: dict[int, Position], *, block_ms: int | None) -> int:
+        """One read of the journals and its transactions. Moves ``places``."""
+        passed = 0
+        for batches in transactions(self._reader.read(places, block_ms=block_ms)):
+            self._write(batches)
+            moved = [batch.next_position for batch in batches]
+            places.update({place.shard: place for place in moved})
+            publish(self._server, moved)
+            crash.point("after-trim")
+            passed += sum(len(batch.entries) for batch in batches)
+        return passed
+
+    def _write(self, batches: list[ShardBatch]) -> None:
+        lines, letters = read(batches)
+        self._partitions.ensure({line.month for line in lines} | {clock.month_of(clock.now())})
+        crash.point("before-staging")
+        try:
+            self._commit(batches, lines, letters)
+        except ledger.MissingPartition:
+            log.error("a partition of the ledger was missing and is made again")
+            self._partitions.forget()
+            raise
+        crash.point("after-commit")
+
+    def _commit(self, batches: list[ShardBatch], lines: list[Line], letters: list[DeadLetter]) -> None:
+        with transaction.atomic():
+            positions.advance(batches)
+            changes = ledger.merge(lines) if lines else Changes()
+            crash.point("after-merge")
+            epoch_of = {batch.position.shard: batch.position.epoch for batch in batches}
+            dead_letters.file(letters + [_letter(refused, epoch_of) for refused in changes.refused])
+            positions.record(batches, _changed_ids(changes))
+            credits.give(self._server, changes.changed)
+            crash.point("before-commit")
+
+
+def read(batches: list[ShardBatch]) -> tuple[list[Line], list[DeadLetter]]:
+    """The lines of a batch, and a letter for every entry that is none."""
+    reader = Reader()
+    lines: list[Line] = []
+    letters: list[DeadLetter] = []
+    for batch in batches:
+        shard = batch.position.shard
+        for stream_id, fields in batch.entries:
+            try:
+                lines.append(reader.read(shard, stream_id, fields))
+            except Unreadable as error:
+                letters.append(_unreadable(batch.position, stream_id, fields, str(error)))
+    return lines, letters
+
+
+def _unreadable(position: Position, stream_id: bytes, fields: list[bytes], why: str) -> DeadLetter:
+    raw, settlement = entry_fields(fields)
+    return DeadLetter(
+        shard=position.shard,
+        epoch=position.epoch,
+        stream_id=stream_id.decode(),
+        reason=DeadLetter.Reason.UNREADABLE,
+        detail=why,
+        entry=raw,
+        settlement=settlement.replace("\0", "")[:20],
+    )
+
+
+def _letter(refused: ledger.Refused, epoch_of: dict[int, int]) -> DeadLetter:
+    line = refused.line
+    return DeadLetter(
+        shard=line.shard,
+        epoch=epoch_of[line.shard],
+        stream_id=line.stream_id.decode(),
+        reason=refused.reason,
+        detail=refused.detail,
+        entry=line.raw,
+        settlement=line.settlement,
+    )
+
+
+def _changed_ids(changes: Changes) -> dict[int, list[uuid.UUID]]:
+    ids: dict[int, dict[uuid.UUID, None]] = {}
+    for line in changes.changed:
+        ids.setdefault(line.shard, {})[line.id] = None
+    return {shard: list(of_shard) for shard, of_shard in ids.items()}
+
+
+class Drain:
+    """Sessions, one after the other, until told to stop."""
+
+    def __init__(self) -> None:
+        self._stopping = False
+        self._partitions = partitions.Known()
+
+    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        """Finish the batch in hand, then return from ``run``."""
+        self._stopping = True
+
+    def stop_on_signals(self) -> None:
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+
+    def run(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Drain until ``stop``, or until ``until`` says so after a step."""
+        retry = FIRST_RETRY
+        while not self._stopping:
+            try:
+                self._session(until)
+                return
+            except ledger.MissingPartition:
+                continue
+            except OUTAGES as outage:
+                log.warning("draining waits: %s: %s", type(outage).__name__, _first_line(outage))
+            finally:
+                _disconnect()
+            retry = self._wait(retry)
+
+    def _session(self, until: Callable[[], bool]) -> None:
+        session = Session(self._partitions)
+        try:
+            while not self._stopping:
+                started = time.monotonic()
+                passed = session.step()
+                if until():
+                    return
+                if 0 < passed < BATCH // 4:
+                    time.sleep(max(0.0, PAUSE - (time.monotonic() - started)))
+        finally:
+            session.close()
+
+    def _wait(self, seconds: float) -> float:
+        deadline = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return min(seconds * 2, LAST_RETRY)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _disconnect() -> None:
+    """End the database session, and with it every lock this drain holds."""
+    connection.close()

@@ -1,0 +1,62 @@
+"""Month partitions of the ledger: made ahead of time, and on the spot where one is missing after all."""
+
+import datetime as dt
+from collections.abc import Iterable
+
+from django.db import connection, transaction
+
+from common import clock
+
+MONTHS_AHEAD = 3
+#: Whoever makes partitions holds this, so that two at once do not meet half-made tables.
+_LOCK = 0x70617274
+
+
+def make_ahead() -> list[str]:
+    """This month's partition and the next three; returns the names of those that were made."""
+    month = clock.month_of(clock.now())
+    months = [month]
+    for _ in range(MONTHS_AHEAD):
+        months.append(clock.next_month(months[-1]))
+    return make(months)
+
+
+def make(months: Iterable[dt.date]) -> list[str]:
+    """Partitions of months (first days) where there is none; returns the names of those that were made.
+
+    A table is built beside the ledger and then attached: that does not wait for writers, nor they for it.
+    """
+    made = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        for month in sorted(set(months)):
+            name = f"usage_records_{month:%Y_%m}"
+            cursor.execute("SELECT to_regclass(%s)", [name])
+            if cursor.fetchone() == (None,):
+                cursor.execute(f"CREATE TABLE {name} (LIKE usage_records INCLUDING ALL)")
+                cursor.execute(
+                    f"ALTER TABLE usage_records ATTACH PARTITION {name} FOR VALUES FROM (%s) TO (%s)",
+                    [_midnight(month), _midnight(clock.next_month(month))],
+                )
+                made.append(name)
+    return made
+
+
+class Known:
+    """Months that are known to have a partition: asks the database once a month, not once a batch."""
+
+    def __init__(self) -> None:
+        self._months: set[dt.date] = set()
+
+    def ensure(self, months: set[dt.date]) -> None:
+        """Make what is missing. Outside of any transaction that writes the ledger."""
+        if not months <= self._months:
+            make(months)
+            self._months |= months
+
+    def forget(self) -> None:
+        self._months.clear()
+
+
+def _midnight(month: dt.date) -> str:
+    return f"{month:%Y-%m-%d} 00:00:00+00"

@@ -1,0 +1,105 @@
+"""Reading the journals of many shards at once, and telling Valkey what PostgreSQL has."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from metering import shards
+from metering.valkey import OneLife
+
+#: Rows of one transaction, about: enough to spread its cost, few enough to be done in a tenth of a second.
+BATCH = 2_000
+#: Entries of one shard that a single read takes at most.
+MOST_OF_ONE = 1_000
+START = "0-0"
+
+_PUBLISH = (Path(__file__).parent / "scripts" / "publish.lua").read_text()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a shard's journal has been drained: ``last_id`` of ``epoch`` is in the ledger, in batch ``batch``."""
+
+    shard: int
+    epoch: int
+    last_id: str
+    batch: int
+
+    @property
+    def watermark(self) -> str:
+        return f"{self.epoch}:{self.last_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardBatch:
+    """Entries of one shard's journal: ids and fields, in order, from ``position`` on."""
+
+    position: Position
+    entries: list[tuple[bytes, list[bytes]]]
+
+    @property
+    def next_position(self) -> Position:
+        last_id = self.entries[-1][0].decode()
+        return replace(self.position, last_id=last_id, batch=self.position.batch + 1)
+
+
+class JournalReader:
+    """Plain XREAD over the journals of owned shards.
+
+    How much a read takes of each shard follows from how many had something the last time, so that one busy shard
+    fills a batch as well as sixty-four do.
+    """
+
+    def __init__(self, server: OneLife) -> None:
+        self._server = server
+        self._busy = shards.SHARDS
+
+    def read(self, positions: Mapping[int, Position], *, block_ms: int | None) -> list[ShardBatch]:
+        """What lies beyond the positions; waits up to ``block_ms`` for it, or (None) not at all."""
+        if not positions:
+            return []
+        count = min(MOST_OF_ONE, max(BATCH // self._busy, 1))
+        keys: dict[Any, Any] = {shards.journal_key(n): position.last_id for n, position in positions.items()}
+        reply: Any = self._server.client.xread(keys, count=count, block=block_ms)
+        owners = {shards.journal_key(n).encode(): position for n, position in positions.items()}
+        batches = [ShardBatch(owners[key], entries) for key, entries in reply or ()]
+        self._busy = len(batches) or len(positions)
+        return batches
+
+
+def transactions(batches: list[ShardBatch]) -> Iterator[list[ShardBatch]]:
+    """The batches of one read in groups of about ``BATCH`` entries."""
+    group: list[ShardBatch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += len(batch.entries)
+        if size >= BATCH:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def publish(server: OneLife, positions: list[Position]) -> None:
+    """Set the watermarks, then trim what lies behind them. Only after the commit that moved the positions."""
+    pipeline = server.client.pipeline(transaction=False)
+    for position in positions:
+        pipeline.eval(
+            _PUBLISH,
+            3,
+            shards.epoch_key(position.shard),
+            shards.journal_key(position.shard),
+            shards.watermark_key(position.shard),
+            f"{position.epoch}:{server.run_id}",
+            position.watermark,
+            after(position.last_id),
+        )
+    pipeline.execute()
+
+
+def after(stream_id: str) -> str:
+    """The smallest stream id beyond this one."""
+    milliseconds, _, number = stream_id.partition("-")
+    return f"{milliseconds}-{int(number) + 1}"
