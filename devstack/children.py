@@ -66,6 +66,11 @@ class Child:
         return self._process is not None
 
     @property
+    def age(self) -> float:
+        """Seconds since its last start."""
+        return time.monotonic() - self.backoff.started_at
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs, or before it was started."""
         return None if self._process is None else self._process.poll()

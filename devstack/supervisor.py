@@ -25,6 +25,7 @@ POLL_SECONDS = 0.05
 READY_SECONDS = 90.0
 # Dying this often before all are ready is no bad luck.
 HOPELESS_DEATHS = 4
+SETTLED_SECONDS = 3.0
 # What still takes calls goes first, then what works off what the calls left, then what they called.
 STOP_ORDER = (("gateway", "console"), ("worker", "beat", "drain"), ("sample-upstream",))
 
@@ -138,7 +139,7 @@ class Supervisor:
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         for child in self.children.values():
-            while not (child.running and (child.ready_url is None or answers_ok(child.ready_url))):
+            while not is_ready(child):
                 self.restart_the_dead()
                 if time.monotonic() > deadline or child.backoff.deaths >= HOPELESS_DEATHS:
                     raise DevstackError(
@@ -182,6 +183,15 @@ class Supervisor:
         for server in reversed(self.servers):
             server.stop()
         self.layout.servers_file.unlink(missing_ok=True)
+
+
+def is_ready(child: Child) -> bool:
+    """It answers; where there is nothing to ask, it has outlived the moment in which a start fails."""
+    if not child.running:
+        return False
+    if child.ready_url is not None:
+        return answers_ok(child.ready_url)
+    return child.age > SETTLED_SECONDS
 
 
 def describe(exit_code: int) -> str:

@@ -225,14 +225,19 @@ def test_given_servers_are_used_and_not_started(
         run.kill()
 
 
-def test_an_application_that_does_not_start_is_said_with_its_last_words(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["gateway", "drain"])
+def test_an_application_that_does_not_start_is_said_with_its_last_words(folder: Path, name: str) -> None:
     broken = folder / "stub"
     shutil.copytree(STUB, broken)
-    (broken / "config" / "asgi.py").write_text("raise SystemExit('no luck today')\n")
+    if name == "gateway":
+        (broken / "config" / "asgi.py").write_text("raise SystemExit('no luck today')\n")
+    else:
+        commands = (broken / "manage.py").read_text()
+        (broken / "manage.py").write_text(commands.replace("time.sleep(3600)", "sys.exit('no luck')"))
     run = Run(folder, [sys.executable, "-m", "devstack", "--root", str(broken), "--var", str(folder / "var")])
     assert run.wait_for_the_end() == 1
     last = run.said.splitlines()[-1]
-    assert last.startswith("error: gateway does not start: ")
+    assert last.startswith(f"error: {name} does not start: ")
     assert is_free(run.port)
 
 
