@@ -30,6 +30,7 @@ class AnalyticsEvent(models.Model):
         indexes = (
             models.Index(fields=("type", "-time"), name="idx_analytics_type_time"),
             models.Index(fields=("-time",), name="idx_analytics_time"),
+            models.Index(fields=("subject", "-time"), name="idx_analytics_subject"),
         )
         constraints = (models.UniqueConstraint(fields=("event_id", "type"), name="one_event_per_thing"),)
 

@@ -156,6 +156,10 @@ def _parse(text: str) -> dict[str, Any]:
     if len(policies) != 1:
         raise ValueError(f"One policy is needed, here are {len(policies)}.")
     policy: dict[str, Any] = policies[0]
+    try:
+        _policy_set({"it": policy})
+    except ValueError:  # the way back allows less depth, and fails for all policies of a set at once
+        raise ValueError("The expression is nested too deep.") from None
     return policy
 
 

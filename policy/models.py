@@ -59,7 +59,11 @@ class PolicyViolation(models.Model):
     class Meta:
         db_table = "policy_violations"
         ordering = ("-timestamp",)
-        indexes = (models.Index(fields=("service", "-timestamp"), name="idx_policy_violations_service"),)
+        indexes = (
+            models.Index(fields=("service", "-timestamp"), name="idx_policy_violations_service"),
+            models.Index(fields=("-timestamp",), name="idx_policy_violations_time"),
+            models.Index(fields=("request_id",), name="idx_policy_violations_request"),
+        )
 
     def __str__(self) -> str:
         return f"{self.policy_id} {self.request_id}"

@@ -34,6 +34,6 @@ class SlaViolationAdmin(_WrittenByChecks):
     list_display = ("service", "metric", "severity", "actual", "threshold", "timestamp")
     list_filter = ("severity", "metric", "timestamp", "service")
     list_select_related = ("service",)
-    search_fields = ("service__name", "=incident__id")
+    search_fields = ("service__name",)
     date_hierarchy = "timestamp"
     show_full_result_count = False
