@@ -36,7 +36,7 @@ def unsettled_entry(call: Call, terms: Terms, request: ConsumeRequest) -> journa
         currency=terms.price.price.currency,
         status="unsettled",
         limit=terms.limits.tokens_per_month,
-        metadata=msgspec.Raw() if metadata is None else msgspec.Raw(msgspec.json.encode(metadata)),
+        metadata=journal.NO_METADATA if metadata is None else msgspec.Raw(msgspec.json.encode(metadata)),
     )
 
 

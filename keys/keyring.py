@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 
 from common import clock
 from common.errors import CredentialsMissing, Forbidden, Unavailable
@@ -30,9 +30,8 @@ MOST_PROOFS = 200_000
 MOST_REFUSALS = 20_000
 #: A refused text is refused again without Argon2 for so long.
 REFUSAL_SECONDS = 60.0
-#: Threads for Argon2 and for reading keys. Argon2 frees the interpreter, so more would take the event loop's core.
+#: Threads for Argon2: it frees the interpreter, so more would take the event loop's core.
 PROVING_THREADS = 2
-READING_THREADS = 2
 
 
 class InvalidKey(Forbidden):
@@ -54,7 +53,7 @@ class Keyring:
         self._proving: dict[bytes, asyncio.Task[Grant]] = {}
         self._reading: dict[str, asyncio.Task[Grant]] = {}
         self._prover = ThreadPoolExecutor(PROVING_THREADS, "prove")
-        self._reader = ThreadPoolExecutor(READING_THREADS, "read-keys")
+        self._reader = ThreadPoolExecutor(1, "read-keys")
         self._decoy_hash = hash_secret("no key has this secret")
 
     async def authenticate(self, text: str | None) -> Grant:
@@ -96,7 +95,8 @@ class Keyring:
     def close(self) -> None:
         """Stop the threads."""
         self._prover.shutdown(wait=False, cancel_futures=True)
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.submit(connections.close_all)
+        self._reader.shutdown(wait=True)
 
     # -- grants --------------------------------------------------------------------------------------------------
 

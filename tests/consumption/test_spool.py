@@ -1,0 +1,146 @@
+"""Settled calls that wait on the local disk."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from common.ids import uuid7
+from consumption import spool as spool_module
+from consumption.spool import Spool
+from devstack.valkey import Valkey
+from metering import journal, shards
+from quotas.admission import Admission
+from tests.harness.admission import opened_admission
+
+
+@pytest.fixture
+async def admission(own_valkey: Valkey) -> AsyncIterator[Admission]:
+    async with opened_admission(own_valkey.url) as admission:
+        yield admission
+
+
+async def journalled(admission: Admission, record: bytes) -> list[str]:
+    """How a record was settled: one word for every entry of it in the journal."""
+    entry = journal.decode(record)
+    key = shards.journal_key(shards.shard_of(entry.consumer_id))
+    found = await admission._line.call(("XRANGE", key, "-", "+"), timeout=2)
+    return [
+        fields[3].decode() for _, fields in found if journal.decode(fields[1]).request_id == entry.request_id
+    ]
+
+
+def epoch_of(admission: Admission, record: bytes) -> str:
+    return admission.epoch(shards.shard_of(journal.decode(record).consumer_id))
+
+
+def encoded() -> bytes:
+    return journal.encode(
+        journal.Entry(
+            request_id=uuid7(),
+            consumer_id=uuid.uuid4(),
+            service_id=uuid.uuid4(),
+            api_key_id=uuid.uuid4(),
+            price_version_id=uuid.uuid4(),
+            tier="basic",
+            currency="USD",
+            status="success",
+        )
+    )
+
+
+def opened(folder: Path) -> Spool:
+    spool = Spool(folder)
+    spool.open()
+    return spool
+
+
+async def test_a_settle_of_unknown_fate_is_repeated_until_it_is_known_and_counts_once(
+    tmp_path: Path, admission: Admission, own_valkey: Valkey
+) -> None:
+    spool, records = opened(tmp_path), [encoded() for _ in range(3)]
+    own_valkey.pause()
+    for record in records:
+        await spool.keep(record, epoch=epoch_of(admission, record), append=False)
+    await spool.settle_all(admission)
+    await spool.settle_all(admission)
+    assert len(spool) == 3
+    own_valkey.resume()
+    for _ in range(100):
+        await spool.settle_all(admission)
+        if not len(spool):
+            break
+        await asyncio.sleep(0.05)
+    assert [await journalled(admission, record) for record in records] == [["late"]] * 3
+    assert (tmp_path / "slot-0" / "records.jsonl").read_bytes() == b""
+    spool.close()
+
+
+async def test_what_a_dead_gateway_left_is_taken_over_whole_lines_only(
+    tmp_path: Path, admission: Admission
+) -> None:
+    first, record = opened(tmp_path), encoded()
+    await first.keep(record, epoch="", append=False)
+    first.close()
+    with (tmp_path / "slot-0" / "records.jsonl").open("ab") as file:
+        file.write(b'{"since": 1, "entr')
+    second = opened(tmp_path)
+    assert second.name == first.name
+    assert second.predecessors == {first.name}
+    await second.settle_all(admission)
+    assert await journalled(admission, record) == ["late"]
+    second.close()
+
+
+async def test_two_gateways_have_two_slots_and_a_third_adopts_the_dead_ones(
+    tmp_path: Path, admission: Admission
+) -> None:
+    first, second = opened(tmp_path), opened(tmp_path)
+    assert first.name != second.name
+    records = [encoded(), encoded()]
+    await first.keep(records[0], epoch="", append=False)
+    await second.keep(records[1], epoch="", append=False)
+    second.close()
+    third = opened(tmp_path)
+    assert third.name == second.name
+    assert len(third) == 1
+    first.close()
+    third.close()
+
+    fourth = opened(tmp_path)
+    assert fourth.predecessors == {first.name, second.name}
+    await fourth.settle_all(admission)
+    assert [await journalled(admission, record) for record in records] == [["late"], ["late"]]
+    fourth.close()
+    assert (tmp_path / "slot-0" / "records.jsonl").read_bytes() == b""
+    assert not (tmp_path / "slot-1" / "records.jsonl").exists()
+
+
+async def test_a_record_of_another_epoch_is_appended(tmp_path: Path, admission: Admission) -> None:
+    spool, record = opened(tmp_path), encoded()
+    await spool.keep(record, epoch="7:" + "0" * 40, append=False)
+    await spool.settle_all(admission)
+    await spool.settle_all(admission)
+    assert await journalled(admission, record) == ["replay"]
+    spool.close()
+
+
+async def test_a_record_older_than_its_tombstone_is_appended(
+    tmp_path: Path, admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, record = opened(tmp_path), encoded()
+    await spool.keep(record, epoch=epoch_of(admission, record), append=False)
+    monkeypatch.setattr(spool_module, "REPEAT_SECONDS", 0.0)
+    await spool.settle_all(admission)
+    assert await journalled(admission, record) == ["replay"]
+    spool.close()
+
+
+async def test_a_disk_that_takes_nothing_is_an_error_and_the_record_is_still_held(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    with pytest.raises(OSError, match="not open"):
+        await spool.keep(encoded(), epoch="", append=False)
+    assert len(spool) == 1
+    spool.close()

@@ -1,0 +1,210 @@
+"""Killing things under load: every call the upstream answered is in the ledger, once, with its tokens."""
+
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import requests
+from django.db.models import Sum
+
+from catalog.models import Service
+from keys.models import ApiKey
+from metering.models import QuotaPeriod, UsageRecord, UsageRollup
+from tests import factories
+from tests.harness.waiting import wait_for
+from tests.live.stack import GatewayProcess, Stack
+
+RATE = Decimal("0.0001")
+
+
+class Load:
+    """Calls from many threads, each answer kept by its request id."""
+
+    def __init__(self, gateway_url: str, service: Service, text: str) -> None:
+        self._url = f"{gateway_url}/api/v1/consume/{service.id}"
+        self._headers = {"Authorization": f"Bearer {text}"}
+        self._local = threading.local()
+        self.statuses: Counter[int] = Counter()
+        self.succeeded: dict[str, dict[str, Any]] = {}
+
+    def call(self, number: int) -> None:
+        body = {"prompt": f"Question {number}: " + "why " * (number % 17), "max_tokens": 40}
+        try:
+            answer = self._session().post(self._url, json=body, headers=self._headers, timeout=20)
+        except requests.RequestException:
+            self.statuses[0] += 1
+            return
+        self.statuses[answer.status_code] += 1
+        if answer.status_code == 200:
+            document = answer.json()
+            self.succeeded[document["request_id"]] = document
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        session: requests.Session = self._local.session
+        return session
+
+    def run(self, calls: int, *, at_once: int = 50) -> None:
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(self.call, range(calls)))
+
+
+def records(key: ApiKey) -> dict[str, UsageRecord]:
+    return {str(row.id): row for row in UsageRecord.objects.filter(api_key_id=key.id)}
+
+
+def answered(stack: Stack, before: set[str]) -> dict[str, dict[str, Any]]:
+    """What the upstream has answered since ``before``."""
+    return {id_: call for id_, call in stack.logged_calls().items() if id_ not in before}
+
+
+def assert_consistent(stack: Stack, key: ApiKey, load: Load, calls: dict[str, dict[str, Any]]) -> None:
+    """I1, I2 and I4 of one key's calls."""
+    wait_for(lambda: set(calls) <= set(records(key)), seconds=30)
+    rows = records(key)
+    total = sum(row.total_tokens for row in rows.values())
+    for id_, document in load.succeeded.items():
+        row = rows[id_]
+        assert (row.status, row.total_tokens) == ("success", document["usage"]["total_tokens"])
+        assert row.total_tokens == calls[id_]["total_tokens"]
+        assert row.cost_amount == RATE * row.total_tokens
+    for id_, row in rows.items():
+        if row.status == "success":
+            assert row.total_tokens == calls[id_]["total_tokens"]
+    rollups = UsageRollup.objects.filter(api_key_id=key.id).aggregate(Sum("requests"), Sum("total_tokens"))
+    assert rollups == {"requests__sum": len(rows), "total_tokens__sum": total}
+    assert QuotaPeriod.objects.get(consumer_id=key.consumer_id).used == total
+    assert live_counters(stack, key) == (total, 0)
+
+
+def live_counters(stack: Stack, key: ApiKey) -> tuple[int, int]:
+    client = stack.valkey_client()
+    (name,) = client.scan_iter(f"*:quota:{key.consumer_id}:*")
+    used, reserved = client.hmget(name, "used", "reserved")
+    return int(used or 0), int(reserved or 0)
+
+
+@pytest.fixture
+def service(stack: Stack) -> Service:
+    return factories.make_service(endpoint=stack.upstream_url)
+
+
+def test_a_thousand_calls_are_a_thousand_records(
+    stack: Stack, lane_gateway: GatewayProcess, service: Service
+) -> None:
+    key, text = factories.make_key(service=service)
+    before = set(stack.logged_calls())
+    load = Load(lane_gateway.url, service, text)
+    load.run(1000)
+    assert load.statuses == {200: 1000}
+    wait_for(lambda: UsageRecord.objects.filter(api_key_id=key.id).count() == 1000, seconds=2)
+    calls = answered(stack, before)
+    assert len(calls) == 1000
+    assert_consistent(stack, key, load, calls)
+    sums = UsageRecord.objects.filter(api_key_id=key.id).aggregate(Sum("total_tokens"), Sum("cost_amount"))
+    tokens = sum(call["total_tokens"] for call in calls.values())
+    assert sums == {"total_tokens__sum": tokens, "cost_amount__sum": RATE * tokens}
+
+
+def test_a_killed_gateway_loses_no_call(stack: Stack, service: Service) -> None:
+    key, text = factories.make_key(service=service)
+    before = set(stack.logged_calls())
+    spool = str(stack.folder / f"spool-{uuid.uuid4()}")
+    gateway = stack.start_gateway(SPOOL_DIR=spool)
+    load = Load(gateway.url, service, text)
+    killer = threading.Timer(0.7, gateway.kill)
+    killer.start()
+    load.run(1500)
+    killer.join()
+    assert load.statuses[0] > 0
+    assert load.succeeded
+    stack.start_gateway(port=gateway.port, SPOOL_DIR=spool)
+
+    # The next life of the gateway ends what the last one left open: nobody waits for a lease to run out.
+    wait_for(lambda: live_counters(stack, key)[1] == 0, seconds=10)
+    assert_consistent(stack, key, load, answered(stack, before))
+    unsettled = [row for row in records(key).values() if row.status == "unsettled"]
+    assert len(unsettled) <= 50
+    assert all(row.settlement == "reaped" and row.cost_amount == 0 for row in unsettled)
+
+
+def test_a_killed_drain_loses_and_doubles_nothing(
+    stack: Stack, lane_gateway: GatewayProcess, service: Service
+) -> None:
+    key, text = factories.make_key(service=service)
+    before = set(stack.logged_calls())
+    load = Load(lane_gateway.url, service, text)
+    loading = threading.Thread(target=load.run, args=(2000,))
+    loading.start()
+    kills = 0
+    # From this thread: a child dies with the thread that started it.
+    while loading.is_alive() or kills < 2:
+        loading.join(0.9 + kills * 0.13)
+        stack.drain.kill()
+        stack.drain.start()
+        kills += 1
+    loading.join()
+    assert load.statuses == {200: 2000}
+    assert_consistent(stack, key, load, answered(stack, before))
+
+
+def test_calls_are_answered_and_kept_while_valkey_stalls(stack: Stack, service: Service) -> None:
+    """A settle that Valkey does not answer is on the local disk before the caller hears of it."""
+    slow = stack.start_slow_upstream(latency_ms=400)
+    service.endpoint = slow
+    service.save()
+    key, text = factories.make_key(service=service)
+    gateway = stack.start_gateway(SPOOL_DIR=str(stack.folder / f"spool-{uuid.uuid4()}"))
+    warm = gateway.consume(service.id, text, {"prompt": "warm up", "max_tokens": 5})
+    assert warm.status_code == 200
+    load = Load(gateway.url, service, text)
+    stall = threading.Timer(0.2, stack.valkey.pause)
+    wake = threading.Timer(1.5, stack.valkey.resume)
+    stall.start()
+    wake.start()
+    load.run(20, at_once=20)
+    wake.join()
+    assert load.statuses == {200: 20}
+
+    wait_for(lambda: set(load.succeeded) <= set(records(key)), seconds=20)
+    rows = records(key)
+    assert len(rows) == 21
+    for id_, document in load.succeeded.items():
+        assert (rows[id_].status, rows[id_].total_tokens) == ("success", document["usage"]["total_tokens"])
+    wait_for(lambda: live_counters(stack, key)[1] == 0, seconds=10)
+    assert live_counters(stack, key) == (sum(row.total_tokens for row in rows.values()), 0)
+
+
+def test_a_restarted_valkey_with_its_data_goes_on_by_itself(stack: Stack, service: Service) -> None:
+    key, text = factories.make_key(service=service)
+    gateway = stack.start_gateway(SPOOL_DIR=str(stack.folder / f"spool-{uuid.uuid4()}"))
+    load = Load(gateway.url, service, text)
+    load.run(50)
+    stack.valkey.kill()
+    refused = gateway.consume(service.id, text, {"prompt": "hello"})
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "1"
+    stack.valkey.start()
+    wait_for(lambda: gateway.consume(service.id, text, {"prompt": "hello"}).status_code == 200, seconds=20)
+    wait_for(lambda: UsageRecord.objects.filter(api_key_id=key.id).count() == 51, seconds=10)
+    total = sum(row.total_tokens for row in records(key).values())
+    assert live_counters(stack, key) == (total, 0)
+
+
+def test_a_stopping_gateway_ends_its_calls_first(stack: Stack, service: Service) -> None:
+    service.endpoint = stack.start_slow_upstream(latency_ms=400)
+    service.save()
+    key, text = factories.make_key(service=service)
+    gateway = stack.start_gateway(SPOOL_DIR=str(stack.folder / f"spool-{uuid.uuid4()}"))
+    assert gateway.consume(service.id, text, {"prompt": "warm up", "max_tokens": 5}).status_code == 200
+    load = Load(gateway.url, service, text)
+    threading.Timer(0.2, gateway.terminate).start()
+    load.run(20, at_once=20)
+    assert load.statuses == {200: 20}
+    wait_for(lambda: len(records(key)) == 21, seconds=10)
+    assert {row.settlement for row in records(key).values()} == {"lease"}

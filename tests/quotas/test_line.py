@@ -1,0 +1,99 @@
+"""The pipelined connection, against a server that stalls, dies and comes back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import hiredis
+import pytest
+
+from devstack.valkey import Valkey
+from quotas.line import Line, NotSent, OutcomeUnknown
+
+
+async def nothing(line: Line) -> None:
+    """A connection that needs no setting up."""
+
+
+@pytest.fixture
+async def line(own_valkey: Valkey) -> AsyncIterator[Line]:
+    line = Line(own_valkey.url, on_connect=nothing)
+    await line.start()
+    assert await line.wait_open(5)
+    yield line
+    await line.stop()
+
+
+async def test_calls_made_at_once_get_their_own_answers(line: Line) -> None:
+    answers = await asyncio.gather(*(line.call(("ECHO", f"{n}")) for n in range(2000)))
+    assert answers == [f"{n}".encode() for n in range(2000)]
+
+
+async def test_a_refusal_of_the_server_is_raised_and_disturbs_nobody(line: Line) -> None:
+    bad, good = line.call(("NO-SUCH-COMMAND",)), line.call(("ECHO", "x"))
+    with pytest.raises(hiredis.ReplyError):
+        await bad
+    assert await good == b"x"
+
+
+async def test_a_stalled_server_is_an_unknown_outcome_in_time_and_answers_stay_in_place(
+    line: Line, own_valkey: Valkey
+) -> None:
+    late: list[object] = []
+    loop = asyncio.get_running_loop()
+    own_valkey.pause()
+    began = loop.time()
+    call = line.call(("INCR", "n"), on_late=late.append)
+    with pytest.raises(OutcomeUnknown):
+        await call
+    assert 0.09 < loop.time() - began < 0.5
+    own_valkey.resume()
+    assert await line.call(("ECHO", "next"), timeout=2) == b"next"
+    assert late == [1]
+
+
+async def test_a_server_that_is_away_refuses_at_once_and_nobody_hangs(line: Line, own_valkey: Valkey) -> None:
+    own_valkey.pause()
+    waiting = [line.call(("ECHO", "x"), timeout=30) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    own_valkey.kill()
+    for call in waiting:
+        with pytest.raises(OutcomeUnknown):
+            await call
+    with pytest.raises(NotSent):
+        line.call(("ECHO", "x"))
+    assert not line.is_open
+
+    own_valkey.start()
+    assert await line.wait_open(10)
+    assert await line.call(("ECHO", "back"), timeout=2) == b"back"
+
+
+async def test_a_server_silent_for_long_is_left_for_a_new_connection(line: Line, own_valkey: Valkey) -> None:
+    own_valkey.pause()
+    with pytest.raises(OutcomeUnknown):
+        await line.call(("ECHO", "x"))
+    for _ in range(100):
+        if not line.is_open:
+            break
+        await asyncio.sleep(0.1)
+    assert not line.is_open
+    own_valkey.resume()
+    assert await line.wait_open(10)
+
+
+async def test_nobody_gets_through_before_the_connection_is_set_up(own_valkey: Valkey) -> None:
+    gate = asyncio.Event()
+
+    async def set_up(line: Line) -> None:
+        await line.setup_call(("SET", "ready", "1"))
+        await gate.wait()
+
+    line = Line(own_valkey.url, on_connect=set_up)
+    await line.start()
+    assert not await line.wait_open(0.3)
+    with pytest.raises(NotSent):
+        line.call(("GET", "ready"))
+    gate.set()
+    assert await line.wait_open(5)
+    assert await line.call(("GET", "ready")) == b"1"
+    await line.stop()
