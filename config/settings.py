@@ -176,6 +176,7 @@ UPSTREAM_ALLOWED_NETWORKS = [n for n in env("UPSTREAM_ALLOWED_NETWORKS").split("
 METRICS_NETWORKS = env("METRICS_NETWORKS", "127.0.0.0/8,::1/128").split(",")
 #: Bytes of a request body that are read at most.
 MAX_BODY_BYTES = int(env("MAX_BODY_BYTES", str(1024 * 1024)))
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
 KAFKA_TOPIC = env("KAFKA_TOPIC", "marketplace.consumption.events")
 EVENT_SOURCE = env("EVENT_SOURCE", "/marketplace/consumption")
 
@@ -228,4 +229,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    # A refusal is an answer, not an event; /metrics counts them.
+    "loggers": {"django.request": {"level": "CRITICAL"}},
 }

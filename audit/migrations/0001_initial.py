@@ -4,31 +4,39 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AuditEntry',
+            name="AuditEntry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('actor', models.CharField(help_text='Who did it: a user name, or the command that ran.', max_length=255)),
-                ('action', models.CharField(max_length=100)),
-                ('target_type', models.CharField(max_length=100)),
-                ('target_id', models.CharField(max_length=100)),
-                ('address', models.GenericIPAddressField(blank=True, null=True)),
-                ('before', models.JSONField(blank=True, default=dict)),
-                ('after', models.JSONField(blank=True, default=dict)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "actor",
+                    models.CharField(
+                        help_text="Who did it: a user name, or the command that ran.", max_length=255
+                    ),
+                ),
+                ("action", models.CharField(max_length=100)),
+                ("target_type", models.CharField(max_length=100)),
+                ("target_id", models.CharField(max_length=100)),
+                ("address", models.GenericIPAddressField(blank=True, null=True)),
+                ("before", models.JSONField(blank=True, default=dict)),
+                ("after", models.JSONField(blank=True, default=dict)),
             ],
             options={
-                'verbose_name_plural': 'audit entries',
-                'db_table': 'audit_entries',
-                'ordering': ('-id',),
-                'indexes': [models.Index(fields=['target_type', 'target_id'], name='idx_audit_target')],
+                "verbose_name_plural": "audit entries",
+                "db_table": "audit_entries",
+                "ordering": ("-id",),
+                "indexes": [models.Index(fields=["target_type", "target_id"], name="idx_audit_target")],
             },
         ),
         # Append-only for everybody, raw SQL included.

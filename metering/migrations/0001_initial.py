@@ -2,153 +2,380 @@
 
 import django.contrib.postgres.fields
 import django.db.models.deletion
-import metering.models
 from django.db import migrations, models
+
+import metering.models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
-        ('catalog', '0001_initial'),
-        ('keys', '0001_initial'),
+        ("accounts", "0001_initial"),
+        ("catalog", "0001_initial"),
+        ("keys", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='JournalPosition',
+            name="JournalPosition",
             fields=[
-                ('shard', models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
-                ('epoch', models.PositiveBigIntegerField()),
-                ('last_id', models.CharField(default='0-0', max_length=41)),
-                ('batch', models.PositiveBigIntegerField(default=0, help_text='Number of the last batch drained.')),
+                ("shard", models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
+                ("epoch", models.PositiveBigIntegerField()),
+                ("last_id", models.CharField(default="0-0", max_length=41)),
+                (
+                    "batch",
+                    models.PositiveBigIntegerField(default=0, help_text="Number of the last batch drained."),
+                ),
             ],
             options={
-                'db_table': 'journal_positions',
-                'ordering': ('shard',),
+                "db_table": "journal_positions",
+                "ordering": ("shard",),
             },
         ),
         migrations.CreateModel(
-            name='ShardEpoch',
+            name="ShardEpoch",
             fields=[
-                ('shard', models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
-                ('number', models.PositiveBigIntegerField()),
-                ('state', models.CharField(choices=[('live', 'Live'), ('rebuilding', 'Rebuilding')], default='rebuilding', max_length=20)),
-                ('changed_at', models.DateTimeField(auto_now=True)),
+                ("shard", models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
+                ("number", models.PositiveBigIntegerField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("live", "Live"), ("rebuilding", "Rebuilding")],
+                        default="rebuilding",
+                        max_length=20,
+                    ),
+                ),
+                ("changed_at", models.DateTimeField(auto_now=True)),
             ],
             options={
-                'db_table': 'shard_epochs',
-                'ordering': ('shard',),
+                "db_table": "shard_epochs",
+                "ordering": ("shard",),
             },
         ),
         migrations.CreateModel(
-            name='DeadLetter',
+            name="DeadLetter",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('shard', models.PositiveSmallIntegerField()),
-                ('epoch', models.PositiveBigIntegerField()),
-                ('stream_id', models.CharField(max_length=41)),
-                ('reason', models.CharField(choices=[('unreadable', 'Unreadable'), ('conflict', 'conflict: the ledger has other amounts'), ('refused', 'refused by the database')], max_length=20)),
-                ('detail', models.CharField(blank=True, max_length=255)),
-                ('entry', models.BinaryField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('resolved_at', models.DateTimeField(blank=True, null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("shard", models.PositiveSmallIntegerField()),
+                ("epoch", models.PositiveBigIntegerField()),
+                ("stream_id", models.CharField(max_length=41)),
+                (
+                    "reason",
+                    models.CharField(
+                        choices=[
+                            ("unreadable", "Unreadable"),
+                            ("conflict", "conflict: the ledger has other amounts"),
+                            ("refused", "refused by the database"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("detail", models.CharField(blank=True, max_length=255)),
+                ("entry", models.BinaryField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("resolved_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'db_table': 'dead_letters',
-                'ordering': ('-created_at',),
-                'constraints': [models.UniqueConstraint(fields=('shard', 'epoch', 'stream_id'), name='one_dead_letter_per_entry')],
+                "db_table": "dead_letters",
+                "ordering": ("-created_at",),
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("shard", "epoch", "stream_id"), name="one_dead_letter_per_entry"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='JournalBatch',
+            name="JournalBatch",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('shard', models.PositiveSmallIntegerField()),
-                ('number', models.PositiveBigIntegerField()),
-                ('record_ids', django.contrib.postgres.fields.ArrayField(base_field=models.UUIDField(), size=None)),
-                ('drained_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("shard", models.PositiveSmallIntegerField()),
+                ("number", models.PositiveBigIntegerField()),
+                (
+                    "record_ids",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.UUIDField(), size=None),
+                ),
+                ("drained_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'db_table': 'journal_batches',
-                'ordering': ('shard', 'number'),
-                'constraints': [models.UniqueConstraint(fields=('shard', 'number'), name='one_batch_per_number')],
+                "db_table": "journal_batches",
+                "ordering": ("shard", "number"),
+                "constraints": [
+                    models.UniqueConstraint(fields=("shard", "number"), name="one_batch_per_number")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='QuotaPeriod',
+            name="QuotaPeriod",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('month', models.DateField()),
-                ('used', models.BigIntegerField(default=0)),
-                ('granted', models.BigIntegerField(blank=True, help_text='The limit of the latest call; empty: none.', null=True)),
-                ('consumer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.consumer')),
-                ('service', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.service')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("month", models.DateField()),
+                ("used", models.BigIntegerField(default=0)),
+                (
+                    "granted",
+                    models.BigIntegerField(
+                        blank=True, help_text="The limit of the latest call; empty: none.", null=True
+                    ),
+                ),
+                (
+                    "consumer",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="accounts.consumer",
+                    ),
+                ),
+                (
+                    "service",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.service",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'quota_periods',
-                'ordering': ('-month',),
-                'constraints': [models.UniqueConstraint(fields=('consumer', 'service', 'month'), name='one_quota_period_per_month')],
+                "db_table": "quota_periods",
+                "ordering": ("-month",),
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("consumer", "service", "month"), name="one_quota_period_per_month"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='UsageRecord',
+            name="UsageRecord",
             fields=[
-                ('id', models.UUIDField(primary_key=True, serialize=False)),
-                ('request_id', models.UUIDField()),
-                ('timestamp', models.DateTimeField()),
-                ('duration_ms', models.IntegerField()),
-                ('usage', models.JSONField(help_text='Tokens by kind, and usage_source: reported, estimated, clamped or none.')),
-                ('cost', models.JSONField(decoder=metering.models.DecimalDecoder, help_text='amount, currency and how it came about.')),
-                ('total_tokens', models.BigIntegerField()),
-                ('cost_amount', models.DecimalField(decimal_places=18, max_digits=38)),
-                ('currency', models.CharField(max_length=3)),
-                ('status', models.CharField(choices=[('success', 'Success'), ('error', 'Error'), ('cancelled', 'Cancelled'), ('unsettled', 'Unsettled')], max_length=50)),
-                ('error', models.JSONField(blank=True, null=True)),
-                ('kind', models.CharField(choices=[('usage', 'Usage'), ('correction', 'Correction')], default='usage', max_length=20)),
-                ('corrects', models.UUIDField(blank=True, null=True)),
-                ('settlement', models.CharField(choices=[('lease', 'settled in time'), ('late', 'settled after its lease was gone'), ('replay', 'handed in after an outage'), ('reaped', 'lease ran out, nobody settled')], default='lease', max_length=20)),
-                ('metadata', models.JSONField(blank=True, null=True)),
-                ('api_key', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='keys.apikey')),
-                ('consumer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.consumer')),
-                ('price_version', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.priceversion')),
-                ('service', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.service')),
-                ('tier', models.ForeignKey(db_column='tier', db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.tier')),
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                ("request_id", models.UUIDField()),
+                ("timestamp", models.DateTimeField()),
+                ("duration_ms", models.IntegerField()),
+                (
+                    "usage",
+                    models.JSONField(
+                        help_text="Tokens by kind, and usage_source: reported, estimated, clamped or none."
+                    ),
+                ),
+                (
+                    "cost",
+                    models.JSONField(
+                        decoder=metering.models.DecimalDecoder,
+                        help_text="amount, currency and how it came about.",
+                    ),
+                ),
+                ("total_tokens", models.BigIntegerField()),
+                ("cost_amount", models.DecimalField(decimal_places=18, max_digits=38)),
+                ("currency", models.CharField(max_length=3)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("success", "Success"),
+                            ("error", "Error"),
+                            ("cancelled", "Cancelled"),
+                            ("unsettled", "Unsettled"),
+                        ],
+                        max_length=50,
+                    ),
+                ),
+                ("error", models.JSONField(blank=True, null=True)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("usage", "Usage"), ("correction", "Correction")],
+                        default="usage",
+                        max_length=20,
+                    ),
+                ),
+                ("corrects", models.UUIDField(blank=True, null=True)),
+                (
+                    "settlement",
+                    models.CharField(
+                        choices=[
+                            ("lease", "settled in time"),
+                            ("late", "settled after its lease was gone"),
+                            ("replay", "handed in after an outage"),
+                            ("reaped", "lease ran out, nobody settled"),
+                        ],
+                        default="lease",
+                        max_length=20,
+                    ),
+                ),
+                ("metadata", models.JSONField(blank=True, null=True)),
+                (
+                    "api_key",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="keys.apikey",
+                    ),
+                ),
+                (
+                    "consumer",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="accounts.consumer",
+                    ),
+                ),
+                (
+                    "price_version",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.priceversion",
+                    ),
+                ),
+                (
+                    "service",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.service",
+                    ),
+                ),
+                (
+                    "tier",
+                    models.ForeignKey(
+                        db_column="tier",
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.tier",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'usage_records',
-                'ordering': ('-timestamp',),
-                'indexes': [models.Index(fields=['service', '-timestamp'], name='idx_usage_service_timestamp'), models.Index(fields=['consumer', '-timestamp'], name='idx_usage_consumer_timestamp')],
+                "db_table": "usage_records",
+                "ordering": ("-timestamp",),
+                "indexes": [
+                    models.Index(fields=["service", "-timestamp"], name="idx_usage_service_timestamp"),
+                    models.Index(fields=["consumer", "-timestamp"], name="idx_usage_consumer_timestamp"),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='UsageRollup',
+            name="UsageRollup",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('hour', models.DateTimeField()),
-                ('status', models.CharField(choices=[('success', 'Success'), ('error', 'Error'), ('cancelled', 'Cancelled'), ('unsettled', 'Unsettled')], max_length=50)),
-                ('currency', models.CharField(max_length=3)),
-                ('requests', models.BigIntegerField(default=0)),
-                ('duration_ms', models.BigIntegerField(default=0)),
-                ('prompt_tokens', models.BigIntegerField(default=0)),
-                ('completion_tokens', models.BigIntegerField(default=0)),
-                ('cached_tokens', models.BigIntegerField(default=0)),
-                ('reasoning_tokens', models.BigIntegerField(default=0)),
-                ('total_tokens', models.BigIntegerField(default=0)),
-                ('cost_amount', models.DecimalField(decimal_places=18, default=0, max_digits=38)),
-                ('api_key', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='keys.apikey')),
-                ('consumer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.consumer')),
-                ('price_version', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.priceversion')),
-                ('service', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.service')),
-                ('tier', models.ForeignKey(db_column='tier', db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='catalog.tier')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("hour", models.DateTimeField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("success", "Success"),
+                            ("error", "Error"),
+                            ("cancelled", "Cancelled"),
+                            ("unsettled", "Unsettled"),
+                        ],
+                        max_length=50,
+                    ),
+                ),
+                ("currency", models.CharField(max_length=3)),
+                ("requests", models.BigIntegerField(default=0)),
+                ("duration_ms", models.BigIntegerField(default=0)),
+                ("prompt_tokens", models.BigIntegerField(default=0)),
+                ("completion_tokens", models.BigIntegerField(default=0)),
+                ("cached_tokens", models.BigIntegerField(default=0)),
+                ("reasoning_tokens", models.BigIntegerField(default=0)),
+                ("total_tokens", models.BigIntegerField(default=0)),
+                ("cost_amount", models.DecimalField(decimal_places=18, default=0, max_digits=38)),
+                (
+                    "api_key",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="keys.apikey",
+                    ),
+                ),
+                (
+                    "consumer",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="accounts.consumer",
+                    ),
+                ),
+                (
+                    "price_version",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.priceversion",
+                    ),
+                ),
+                (
+                    "service",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.service",
+                    ),
+                ),
+                (
+                    "tier",
+                    models.ForeignKey(
+                        db_column="tier",
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="catalog.tier",
+                    ),
+                ),
             ],
             options={
-                'db_table': 'usage_rollups',
-                'ordering': ('-hour',),
-                'indexes': [models.Index(fields=['service', 'hour'], name='idx_rollups_service_hour')],
-                'constraints': [models.UniqueConstraint(fields=('consumer', 'service', 'hour', 'api_key', 'price_version', 'tier', 'status'), name='one_rollup_per_hour')],
+                "db_table": "usage_rollups",
+                "ordering": ("-hour",),
+                "indexes": [models.Index(fields=["service", "hour"], name="idx_rollups_service_hour")],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("consumer", "service", "hour", "api_key", "price_version", "tier", "status"),
+                        name="one_rollup_per_hour",
+                    )
+                ],
             },
         ),
         # In this migration and no later one: the indexes and foreign keys of the model are made at its very end,

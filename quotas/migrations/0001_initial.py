@@ -5,31 +5,45 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('accounts', '0001_initial'),
-        ('catalog', '0001_initial'),
+        ("accounts", "0001_initial"),
+        ("catalog", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='QuotaDrift',
+            name="QuotaDrift",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('month', models.DateField()),
-                ('counter', models.BigIntegerField()),
-                ('ledger', models.BigIntegerField()),
-                ('healed', models.BooleanField(default=False)),
-                ('reason', models.CharField(max_length=255)),
-                ('found_at', models.DateTimeField(auto_now_add=True)),
-                ('consumer', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.consumer')),
-                ('service', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='catalog.service')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("month", models.DateField()),
+                ("counter", models.BigIntegerField()),
+                ("ledger", models.BigIntegerField()),
+                ("healed", models.BooleanField(default=False)),
+                ("reason", models.CharField(max_length=255)),
+                ("found_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "consumer",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="accounts.consumer"
+                    ),
+                ),
+                (
+                    "service",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="catalog.service"
+                    ),
+                ),
             ],
             options={
-                'db_table': 'quota_drifts',
-                'ordering': ('-found_at',),
+                "db_table": "quota_drifts",
+                "ordering": ("-found_at",),
             },
         ),
     ]
