@@ -6,6 +6,11 @@ from django.views.generic import RedirectView
 
 from config.documentation import OpenApiView, SwaggerView
 
+admin.site.site_header = "LLM marketplace"
+admin.site.site_title = "LLM marketplace"
+admin.site.index_title = "Console"
+admin.site.site_url = None  # there is no other site behind the console
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
     path("admin/", admin.site.urls),

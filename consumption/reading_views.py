@@ -1,8 +1,9 @@
 """What a consumer reads of its own consumption: the quota of this month, and usage over days."""
 
+import re
 import uuid
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -10,13 +11,18 @@ from rest_framework.views import APIView
 from accounts.acting import caller_of
 from accounts.authentication import MemberAuthentication
 from catalog.listing import entitlement_of
+from catalog.rendering import PlainNumberRenderer, json_number
+from common.errors import InvalidField
+from common.money import presented
 from common.problem_schema import problems
 from consumption.quota_reading import quota_now
-from consumption.reading_serializers import QuotaSerializer
+from consumption.reading_serializers import QuotaSerializer, UsageStatisticsSerializer
 from keys.authentication import ApiKeyAuthentication
+from metering.usage import usage_statistics
 
 #: An API key or a person.
 EITHER = (ApiKeyAuthentication, MemberAuthentication)
+MOST_DAYS = 366
 
 
 class QuotaView(APIView):
@@ -44,3 +50,50 @@ class QuotaView(APIView):
             "exceeded": quota.exceeded,
         }
         return Response(QuotaSerializer(document).data)
+
+
+class UsageView(APIView):
+    authentication_classes = EITHER
+    renderer_classes = (PlainNumberRenderer,)
+
+    @extend_schema(
+        operation_id="usage_read",
+        summary="Usage over days",
+        tags=["consumption"],
+        parameters=[
+            OpenApiParameter(
+                "days",
+                {"type": "integer", "minimum": 1, "maximum": MOST_DAYS, "default": 30},
+                description="Whole UTC days, today included",
+            )
+        ],
+        responses={200: UsageStatisticsSerializer, **problems(400, 401, 403, 404, 422)},
+    )
+    def get(self, request: Request, service_id: uuid.UUID) -> Response:
+        """Requests, tokens, cost, latency and the share of errors over the last days."""
+        caller = caller_of(request)
+        service = entitlement_of(caller, service_id).service
+        usage = usage_statistics(consumer_id=caller.consumer_id, service_id=service_id, days=_days(request))
+        document = {
+            "service_id": service_id,
+            "consumer_id": caller.consumer_id,
+            "period_start": usage.period_start,
+            "period_end": usage.period_end,
+            "total_requests": usage.total_requests,
+            "total_tokens": usage.total_tokens,
+            "total_cost": usage.total_cost,
+            "avg_latency_ms": usage.avg_latency_ms,
+            "error_rate": usage.error_rate,
+        }
+        total_cost = presented(usage.total_cost, usage.currency or service.pricing["currency"])
+        return Response({**UsageStatisticsSerializer(document).data, "total_cost": json_number(total_cost)})
+
+
+def _days(request: Request) -> int:
+    text = request.query_params.get("days", "30")
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_DAYS:
+        raise InvalidField(
+            f"days must be a whole number from 1 to {MOST_DAYS}",
+            errors=[{"field": "days", "code": "out_of_range"}],
+        )
+    return int(text)

@@ -57,17 +57,6 @@ class ConsumeResponseSerializer(serializers.Serializer[dict[str, object]]):
     latency_ms = serializers.IntegerField()
 
 
-class ProblemSerializer(serializers.Serializer[dict[str, object]]):
-    """RFC 9457."""
-
-    type = serializers.CharField()
-    title = serializers.CharField()
-    status = serializers.IntegerField()
-    detail = serializers.CharField()
-    code = serializers.CharField()
-    request_id = serializers.UUIDField()
-
-
 class HealthSerializer(serializers.Serializer[dict[str, object]]):
     status = serializers.CharField()
 

@@ -8,13 +8,14 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from common.errors import NotFound, TooLarge, Unavailable
+from common.problem_schema import problems
 from consumption import gauges, metrics, runtime
 from consumption.answers import Answer, problem
 from consumption.call import Call
@@ -22,12 +23,9 @@ from consumption.serializers import (
     ConsumeRequestSerializer,
     ConsumeResponseSerializer,
     HealthSerializer,
-    ProblemSerializer,
     ReadinessSerializer,
 )
 from consumption.transport import address_of, bearer_of
-
-_PROBLEM = OpenApiResponse(ProblemSerializer)
 
 
 class OpenView(APIView):  # type: ignore[misc]  # adrf has no types
@@ -47,9 +45,19 @@ class ConsumeView(OpenView):
         parameters=[OpenApiParameter("service_id", str, OpenApiParameter.PATH)],
         responses={
             200: ConsumeResponseSerializer,
-            **dict.fromkeys((400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504), _PROBLEM),
+            **problems(400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504),
         },
-        auth=["apiKey"],
+        auth=[{"apiKey": []}],
+        tags=["consumption"],
+        description="One paid call: checked, limited, routed, priced and recorded. `X-Cost` tells what it cost, "
+        "`RateLimit-*` what is left of the rate.",
+        examples=[
+            OpenApiExample(
+                "A prompt",
+                {"prompt": "Explain quantum computing in simple terms", "max_tokens": 100},
+                request_only=True,
+            )
+        ],
     )
     async def post(self, request: Request, service_id: str) -> HttpResponse:
         running = runtime.current()
@@ -71,7 +79,9 @@ class ConsumeView(OpenView):
 class HealthView(OpenView):
     """Whether the process lives."""
 
-    @extend_schema(operation_id="health", summary="Live", responses={200: HealthSerializer})
+    @extend_schema(
+        operation_id="health", summary="Live", tags=["health"], auth=[], responses={200: HealthSerializer}
+    )
     async def get(self, request: Request) -> Response:
         return Response({"status": "ok"})
 
@@ -80,7 +90,11 @@ class ReadyView(OpenView):
     """Whether the process would serve a call, with each dependency by name."""
 
     @extend_schema(
-        operation_id="ready", summary="Ready", responses={200: ReadinessSerializer, 503: ReadinessSerializer}
+        operation_id="ready",
+        summary="Ready",
+        tags=["health"],
+        auth=[],
+        responses={200: ReadinessSerializer, 503: ReadinessSerializer},
     )
     async def get(self, request: Request) -> Response:
         running = runtime.current()

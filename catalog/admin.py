@@ -1,0 +1,192 @@
+"""Services, prices, tiers and entitlements in the admin."""
+
+import json
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
+from audit.trail import address_of
+from catalog.models import Entitlement, PriceVersion, Service, Tier
+from catalog.pricing import parse_pricing
+from catalog.publishing import PricingDecoder, change_service, publish_service
+from common.money import plain
+
+PRICING_HELP = (
+    'One of {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}, '
+    '{"model": "per_token", "rates": {"prompt": "0.0001", "completion": "0.0002"}, "currency": "USD"} '
+    "(cached and reasoning may be named too), "
+    '{"model": "per_request", "rate_per_request": "0.01", "currency": "USD"}, '
+    '{"model": "subscription", "currency": "USD"}. A change becomes a new price version and holds from now on.'
+)
+
+
+def in_words(pricing: Any) -> str:
+    """A price as people read it: ``0.0001 USD per token``."""
+    try:
+        price = parse_pricing(pricing)
+    except ValueError:
+        return "—"
+    if price.model == "subscription":
+        return f"subscription ({price.currency})"
+    if price.model == "per_request":
+        return f"{plain(price.per_request)} {price.currency} per request"
+    if price.single:
+        return f"{plain(price.rates['prompt'])} {price.currency} per token"
+    rates = ", ".join(f"{kind} {plain(rate)}" for kind, rate in price.rates.items())
+    return f"{rates} {price.currency} per token"
+
+
+def limit_in_words(limit: int | None) -> str:
+    return "unlimited" if limit is None else f"{limit:,}"
+
+
+@admin.register(Tier)
+class TierAdmin(AuditedAdmin):
+    list_display = ("name", "rank", "requests", "tokens")
+    search_fields = ("name",)
+    fields = ("name", "rank", "requests_per_second", "tokens_per_month")
+
+    @admin.display(description="requests per second", ordering="requests_per_second")
+    def requests(self, tier: Tier) -> str:
+        return limit_in_words(tier.requests_per_second)
+
+    @admin.display(description="tokens per month", ordering="tokens_per_month")
+    def tokens(self, tier: Tier) -> str:
+        return limit_in_words(tier.tokens_per_month)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Tier | None = None) -> tuple[str, ...]:
+        return () if obj is None else ("name",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Tier | None = None) -> bool:
+        """Usage that was recorded at a tier names it for ever."""
+        return False
+
+
+class PriceVersionInline(admin.TabularInline):  # type: ignore[type-arg] # generic in the stubs alone
+    model = PriceVersion
+    fields = readonly_fields = ("effective_from", "price")
+    ordering = ("-effective_from",)
+    extra = 0
+    can_delete = False
+    verbose_name_plural = "price versions"
+
+    @admin.display(description="price")
+    def price(self, version: PriceVersion) -> str:
+        return in_words(version.pricing)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class ServiceForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone
+    pricing = forms.JSONField(
+        decoder=PricingDecoder,
+        help_text=PRICING_HELP,
+        initial={"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"},
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 90}),
+    )
+    sla = forms.JSONField(
+        required=False,
+        help_text='Objectives, each optional: {"latency_p95_ms": 2000, "error_rate": 0.01, "uptime": 0.999}',
+        initial=dict,
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 90}),
+    )
+
+    class Meta:
+        model = Service
+        exclude = ("created_at",)
+        widgets = {"endpoint": forms.TextInput(attrs={"size": 90})}
+
+    def clean_sla(self) -> Any:
+        return self.cleaned_data["sla"] or {}
+
+
+@admin.register(Service)
+class ServiceAdmin(AuditedAdmin):
+    form = ServiceForm
+    list_display = ("name", "version", "status", "price", "objectives", "region", "clearance")
+    list_filter = ("status", "region", "clearance")
+    search_fields = ("name", "endpoint", "id__exact")
+    search_help_text = "Name, endpoint, or the whole id."
+    readonly_fields = ("id", "created_at")
+    inlines = (PriceVersionInline,)
+    fieldsets = (
+        (None, {"fields": (("name", "version"), "status")}),
+        ("Upstream", {"fields": ("endpoint", "upstream_model", ("default_max_tokens", "deadline_seconds"))}),
+        ("Price and objectives", {"fields": ("pricing", "sla")}),
+        ("Policy", {"fields": (("region", "clearance"),)}),
+        (None, {"fields": (("id", "created_at"),)}),
+    )
+
+    @admin.display(description="price")
+    def price(self, service: Service) -> str:
+        return in_words(service.pricing)
+
+    @admin.display(description="objectives")
+    def objectives(self, service: Service) -> str:
+        return ", ".join(f"{name} {value}" for name, value in service.sla.items()) or "—"
+
+    def get_inlines(self, request: HttpRequest, obj: Service | None) -> Any:
+        return () if obj is None else super().get_inlines(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Service, form: Any, change: bool) -> None:  # type: ignore[override]
+        actor, address = actor_of(request), address_of(request)
+        if change:
+            change_service(service=obj, actor=actor, address=address)
+            return
+        fields = {field: getattr(obj, field) for field in ("id", *form.cleaned_data)}
+        obj._state = publish_service(actor=actor, address=address, **fields)._state
+
+    def has_delete_permission(self, request: HttpRequest, obj: Service | None = None) -> bool:
+        """Usage names it for ever: its status ends it."""
+        return False
+
+
+@admin.register(PriceVersion)
+class PriceVersionAdmin(ReadOnlyAdmin):
+    list_display = ("service", "effective_from", "price")
+    list_filter = ("effective_from",)
+    list_select_related = ("service",)
+    search_fields = ("service__name", "id__exact", "service__id__exact")
+    fields = readonly_fields = ("service", "effective_from", "price", "pricing_text", "id", "created_at")
+
+    @admin.display(description="price")
+    def price(self, version: PriceVersion) -> str:
+        return in_words(version.pricing)
+
+    @admin.display(description="pricing")
+    def pricing_text(self, version: PriceVersion) -> str:
+        return json.dumps(version.pricing)
+
+
+@admin.register(Entitlement)
+class EntitlementAdmin(AuditedAdmin):
+    list_display = ("consumer", "service", "tier", "requests", "tokens")
+    list_filter = ("tier", "service")
+    list_select_related = ("consumer", "service", "tier")
+    search_fields = ("consumer__name", "service__name", "consumer__id__exact", "service__id__exact")
+    autocomplete_fields = ("consumer", "service")
+    ordering = ("consumer__name", "service__name")
+
+    @admin.display(description="requests per second")
+    def requests(self, entitlement: Entitlement) -> str:
+        return limit_in_words(entitlement.tier.requests_per_second)
+
+    @admin.display(description="tokens per month")
+    def tokens(self, entitlement: Entitlement) -> str:
+        return limit_in_words(entitlement.tier.tokens_per_month)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Entitlement | None = None) -> tuple[str, ...]:
+        """Whom and what it is about never changes; who may, and how much, does."""
+        return () if obj is None else ("consumer", "service")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Entitlement]:
+        found: QuerySet[Entitlement] = super().get_queryset(request)
+        return found.select_related("consumer", "service", "tier")
