@@ -1,9 +1,11 @@
-"""Where a service's upstream is. What a gateway may connect to is checked there, for every connection."""
+"""Where a service's upstream is. Judged when it is saved, and by the gateway again before it connects."""
 
 import re
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
+
+from catalog.upstream_networks import addresses_of, may_connect
 
 _PRINTABLE = re.compile(r"[!-~]+")
 
@@ -21,3 +23,16 @@ def validate_endpoint(value: str) -> None:
         raise ValidationError("The endpoint must look like http://host:port/v1")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValidationError("The endpoint has no user, query or fragment")
+    _judge(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def _judge(host: str, port: int) -> None:
+    """A name that does not resolve now may do so later: the gateway judges then."""
+    try:
+        addresses = addresses_of(host, port)
+    except (OSError, UnicodeError):
+        return
+    if not all(may_connect(address) for address in addresses):
+        raise ValidationError(
+            "The endpoint is in a network that upstreams may not be in (UPSTREAM_ALLOWED_NETWORKS)"
+        )

@@ -9,13 +9,13 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import ConnectError, ConnectTimeoutError, PyreqwestError, RequestTimeoutError
 from pyreqwest.response import Response
 
 from catalog.pricing import Tokens
 from catalog.snapshot import Offer
 from consumption.errors import DeadlineExceeded, UpstreamFailed, UpstreamRejected
+from consumption.upstream_clients import NoAddress, UpstreamClients
 from metering.journal import UsageSource
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 #: Tries of one call. Only what cannot have been worked on is tried again: no connection, or 429 and 503.
 TRIES = 3
 FIRST_PAUSE_SECONDS = 0.1
-CONNECT_SECONDS = 5.0
 #: An answer larger than this is nobody's chat completion.
 MOST_ANSWER_BYTES = 16 * 1024 * 1024
 #: Statuses that say the caller's request is at fault.
@@ -63,26 +62,14 @@ class Reply:
 
 
 class Upstream:
-    """One pool of connections to all upstreams."""
+    """Calls to all upstreams of one gateway."""
 
     def __init__(self, *, max_connections: int) -> None:
-        self._client: Client = (
-            ClientBuilder()
-            .max_connections(max_connections)
-            .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
-            .follow_redirects(False)
-            .no_proxy()
-            .gzip(False)
-            .brotli(False)
-            .zstd(False)
-            .deflate(False)
-            .user_agent("llm-marketplace")
-            .build()
-        )
+        self._clients = UpstreamClients(max_connections=max_connections)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self._clients.close()
 
     async def chat(
         self, offer: Offer, body: bytes, *, request_id: str, deadline: float, bounds: Bounds
@@ -114,8 +101,12 @@ class Upstream:
         remaining = deadline - asyncio.get_running_loop().time()
         if remaining <= 0:
             raise DeadlineExceeded()
+        try:
+            client = await self._clients.of(offer.url)
+        except NoAddress:
+            return 0, b""
         request = (
-            self._client.post(offer.url)
+            client.post(offer.url)
             .header("content-type", "application/json")
             .header("accept-encoding", "identity")
             .header("x-request-id", request_id)

@@ -47,7 +47,7 @@ class ConsumeView(OpenView):
             200: ConsumeResponseSerializer,
             **problems(400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504),
         },
-        auth=[{"apiKey": []}],
+        auth=[{"apiKey": []}],  # type: ignore[list-item]  # a security requirement; its stub knows names only
         tags=["consumption"],
         description="One paid call: checked, limited, routed, priced and recorded. `X-Cost` tells what it cost, "
         "`RateLimit-*` what is left of the rate.",

@@ -345,6 +345,29 @@ def test_an_upstream_that_is_not_there_is_a_502_on_record_at_no_cost(
     assert counters(stack, key, service) == {b"used": b"0", b"reserved": b"0"}
 
 
+def test_an_upstream_in_a_forbidden_network_is_never_connected_to(stack: Stack) -> None:
+    """It was allowed when it was saved; the gateway judges again."""
+    service, _, text = make_key(stack)
+    named = make_service(stack)
+    named.endpoint = stack.upstream_url.replace("127.0.0.1", "localhost")
+    named.save()
+    _, named_text = factories.make_key(service=named)
+    strict = stack.start_gateway(UPSTREAM_ALLOWED_NETWORKS="10.0.0.0/8")
+    before = len(stack.logged_calls())
+    for each, key in ((service, text), (named, named_text)):
+        assert_problem(strict.consume(each.id, key, PROMPT), 502, "upstream_failed")
+    assert len(stack.logged_calls()) == before
+    strict.terminate()
+
+
+def test_a_named_upstream_is_called_by_the_address_it_was_judged_by(
+    gateway: GatewayProcess, stack: Stack
+) -> None:
+    service = factories.make_service(endpoint=stack.upstream_url.replace("127.0.0.1", "localhost"))
+    _, text = factories.make_key(service=service)
+    assert gateway.consume(service.id, text, PROMPT).status_code == 200
+
+
 def test_other_methods_and_paths_are_problems_too(gateway: GatewayProcess, stack: Stack) -> None:
     assert gateway.get(f"/api/v1/consume/{uuid.uuid4()}").status_code == 405
     assert gateway.get("/api/v1/nowhere").status_code == 404
