@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
 from django.views.generic import RedirectView
 
-from config.documentation import OpenApiView, SwaggerView
+from config.documentation import OpenApiView, ReferenceView
 
 admin.site.site_header = "LLM marketplace"
 admin.site.site_title = "LLM marketplace"
@@ -15,5 +15,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
     path("admin/", admin.site.urls),
     path("docs/openapi.json", OpenApiView.as_view(), name="openapi"),
-    path("docs/", SwaggerView.as_view(), name="docs"),
+    path("docs/", ReferenceView.as_view(), name="docs"),
 ]

@@ -4,7 +4,10 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
 from drf_spectacular.renderers import OpenApiJsonRenderer2
+from drf_spectacular.settings import patched_settings
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 #: Swagger UI sets styles from its script and draws its icons from data URLs.
 CONTENT_SECURITY_POLICY = (
@@ -28,4 +31,13 @@ class SwaggerView(SpectacularSwaggerSplitView):
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         response = super().dispatch(request, *args, **kwargs)
         response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        return response
+
+
+class ReferenceView(SwaggerView):
+    """Swagger UI to read. Calls are made at the gateway, which is another server than the console."""
+
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        with patched_settings({"SWAGGER_UI_SETTINGS": {"deepLinking": True, "supportedSubmitMethods": []}}):
+            response: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
         return response
