@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0 (JSON format), and the one that follows from a ledger row.
+"""Events as CloudEvents 1.0, in the JSON format.
 
 The id is the thing's own, so a repeated event is known as one. The subject is the service that the event is
 about; for a key's events it is the key. No event carries a prompt, a completion or a caller's metadata.
@@ -11,8 +11,6 @@ import msgspec
 from django.conf import settings
 
 from common import clock
-from common.money import plain
-from metering.models import UsageRecord
 
 Type = Literal[
     "consumption_request",
@@ -63,40 +61,3 @@ def decode(data: bytes) -> Event:
     if b"\\u0000" in data:
         raise msgspec.ValidationError("PostgreSQL stores no NUL")
     return event
-
-
-def consumption_request(record: UsageRecord, service_name: str) -> Event:
-    """The event of one ledger row. A correction has an id of its own and says what it corrects."""
-    usage = record.usage
-    data = {
-        "request_id": str(record.request_id),
-        "kind": record.kind,
-        "consumer_id": str(record.consumer_id),
-        "service_id": str(record.service_id),
-        "service": service_name,
-        "api_key_id": str(record.api_key_id),
-        "price_version_id": str(record.price_version_id),
-        "tier": record.tier_id,
-        "status": record.status,
-        "settlement": record.settlement,
-        "duration_ms": record.duration_ms,
-        "tokens": {
-            "prompt": usage.get("prompt_tokens", 0),
-            "completion": usage.get("completion_tokens", 0),
-            "cached": usage.get("cached_tokens", 0),
-            "reasoning": usage.get("reasoning_tokens", 0),
-            "total": record.total_tokens,
-        },
-        "usage_source": usage.get("usage_source", "none"),
-        "cost": plain(record.cost_amount),
-        "currency": record.currency,
-    }
-    if record.corrects is not None:
-        data["corrects"] = str(record.corrects)
-    return Event(
-        id=str(record.id),
-        type="consumption_request",
-        subject=str(record.service_id),
-        time=record.timestamp,
-        data=data,
-    )

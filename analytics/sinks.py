@@ -1,9 +1,9 @@
 """Where events go."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import msgspec
 from django.db import connection
 
 from analytics.events import Event
@@ -45,6 +45,6 @@ class TableSink(EventSink):
                     [event.type for event in latest],
                     [event.subject for event in latest],
                     [event.time for event in latest],
-                    [json.dumps(event.data) for event in latest],
+                    [msgspec.json.encode(event.data).decode() for event in latest],
                 ],
             )

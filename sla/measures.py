@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from fractions import Fraction
 
-from django.db import connection
+from django.db import connection, transaction
 
 from sla.models import Metric, Severity
 
@@ -17,6 +17,7 @@ UPTIME_WINDOW = dt.timedelta(hours=24)
 
 # Partitions and index are found by ``timestamp``, when a call began. It counts where it ended, else a call
 # under way during a check would be in no window. It began at most one deadline before it ended.
+# Each minute of the day is asked for one success, which the index finds at once: it costs the same at any traffic.
 _QUERY = """
     SELECT service.id, service.sla, recent.p95, recent.succeeded, recent.failed, day.minutes, day.minutes_up
     FROM services service
@@ -32,14 +33,23 @@ _QUERY = """
             AND "timestamp" + duration_ms * interval '1 millisecond' >= %(since)s
     ) recent ON true
     LEFT JOIN LATERAL (
-        SELECT count(*) AS minutes, count(*) FILTER (WHERE up) AS minutes_up
-        FROM (
-            SELECT bool_or(status = 'success') AS up
-            FROM usage_records
-            WHERE service_id = service.id AND kind = 'usage' AND status IN ('success', 'error')
-                AND "timestamp" >= %(day)s AND jsonb_exists(service.sla, 'uptime')
-            GROUP BY date_trunc('minute', "timestamp")
-        ) minute
+        SELECT count(*) FILTER (WHERE up OR down) AS minutes, count(*) FILTER (WHERE up) AS minutes_up
+        FROM generate_series(date_trunc('minute', %(day)s), %(now)s, interval '1 minute') AS minute
+        CROSS JOIN LATERAL (
+            SELECT EXISTS (
+                SELECT FROM usage_records
+                WHERE service_id = service.id AND kind = 'usage' AND status = 'success'
+                    AND "timestamp" >= minute AND "timestamp" < minute + interval '1 minute'
+            ) AS up
+        ) succeeded
+        CROSS JOIN LATERAL (
+            SELECT NOT up AND EXISTS (
+                SELECT FROM usage_records
+                WHERE service_id = service.id AND kind = 'usage' AND status = 'error'
+                    AND "timestamp" >= minute AND "timestamp" < minute + interval '1 minute'
+            ) AS down
+        ) failed
+        WHERE jsonb_exists(service.sla, 'uptime')
     ) day ON true
     WHERE service.sla <> '{}'::jsonb
     ORDER BY service.id
@@ -80,8 +90,11 @@ def measure(now: dt.datetime) -> list[Measure]:
     - ``uptime``: of the minutes (UTC, by a call's beginning) of the last 24 hours in which calls succeeded or
       failed, the share in which at least one succeeded. Minutes without traffic say nothing.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(_QUERY, {"since": now - WINDOW, "day": now - UPTIME_WINDOW})
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "SET LOCAL jit = off"
+        )  # the estimate is far off, and compiling took five times the query
+        cursor.execute(_QUERY, {"now": now, "since": now - WINDOW, "day": now - UPTIME_WINDOW})
         rows = cursor.fetchall()
     return [found for row in rows for found in _measures(*row)]
 
