@@ -10,7 +10,7 @@ Shapes (rates are strings in, exact numbers out):
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
 from common.money import ZERO
@@ -18,6 +18,8 @@ from common.money import ZERO
 _MAX_RATE = Decimal(10) ** 9
 _MAX_DIGITS_AFTER_POINT = 18
 _CURRENCY = re.compile(r"[A-Z]{3}")
+#: Enough digits for every product of a rate and a 64-bit count, and a trap should that ever be wrong.
+_EXACT = Context(prec=60, traps=[InvalidOperation, Inexact])
 KINDS = ("prompt", "completion", "cached", "reasoning")
 
 
@@ -52,12 +54,11 @@ class Price:
             return ZERO
         if self.model == "per_request":
             return self.per_request
-        with localcontext() as context:
-            context.prec = 60
-            return sum(
-                (self.rates[kind] * count for kind, count in self._billed(tokens).items() if count),
-                start=ZERO,
-            )
+        total = ZERO
+        for kind, count in self._billed(tokens).items():
+            if count:
+                total = _EXACT.add(total, _EXACT.multiply(self.rates[kind], count))
+        return total
 
     def _billed(self, tokens: Tokens) -> dict[str, int]:
         """Each token once: a cached or reasoning token is charged at its own rate instead of its group's."""
