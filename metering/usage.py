@@ -48,7 +48,7 @@ def usage_statistics(*, consumer_id: uuid.UUID, service_id: uuid.UUID, days: int
 def _statistics(rollups: QuerySet[UsageRollup], start: dt.datetime, end: dt.datetime) -> UsageStatistics:
     currency = rollups.order_by("-hour", "-id").values_list("currency", flat=True).first()
     sums = rollups.aggregate(
-        requests=Sum("requests", default=0),
+        calls=Sum("requests", default=0),
         tokens=Sum("total_tokens", default=0),
         cost=Sum("cost_amount", default=ZERO, filter=Q(currency=currency)),
         settled=Sum("requests", default=0, filter=_SETTLED),
@@ -59,7 +59,7 @@ def _statistics(rollups: QuerySet[UsageRollup], start: dt.datetime, end: dt.date
     return UsageStatistics(
         period_start=start,
         period_end=end,
-        total_requests=int(sums["requests"]),
+        total_requests=int(sums["calls"]),
         total_tokens=int(sums["tokens"]),
         total_cost=sums["cost"],
         currency=currency,

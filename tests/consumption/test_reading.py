@@ -1,0 +1,240 @@
+"""Quota and usage as a consumer reads them."""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+
+from catalog.models import Service, Tier
+from common import clock
+from consumption import quota_reading
+from keys.models import ApiKey
+from metering import shards
+from metering.models import QuotaPeriod, UsageRollup
+from tests.api import anonymous, exact, refusal, signed_in, with_key
+from tests.factories import make_consumer, make_entitlement, make_key, make_member, make_service, make_tier
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.urls")]
+
+
+def quota(service_id: object) -> str:
+    return f"/api/v1/quota/{service_id}"
+
+
+def usage(service_id: object) -> str:
+    return f"/api/v1/usage/{service_id}"
+
+
+def count(key: ApiKey, used: int, reserved: int = 0) -> None:
+    """Set the live counter of this month, as admission and settlement keep it."""
+    assert key.service_id is not None
+    month = clock.month_of(clock.now())
+    name = shards.quota_key(shards.shard_of(key.consumer_id), key.consumer_id, key.service_id, month)
+    redis.Redis.from_url(settings.REDIS_URL).hset(name, mapping={"used": used, "reserved": reserved})
+
+
+def in_ledger(key: ApiKey, month: dt.date, used: int) -> None:
+    assert key.service is not None
+    QuotaPeriod.objects.create(consumer=key.consumer, service=key.service, month=month, used=used)
+
+
+def next_month() -> str:
+    return f"{clock.next_month(clock.month_of(clock.now()))}T00:00:00Z"
+
+
+@pytest.fixture
+def valkey_away(settings: Any) -> Iterator[None]:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    quota_reading._valkey.cache_clear()
+    yield
+    quota_reading._valkey.cache_clear()
+
+
+def test_the_quota_has_exactly_the_fields_of_the_contract() -> None:
+    key, text = make_key(tier="premium")
+    count(key, 5_234_567, reserved=1_000)
+    expected = {
+        "service_id": str(key.service_id),
+        "consumer_id": str(key.consumer_id),
+        "tier": "premium",
+        "used_tokens": 5_234_567,
+        "total_tokens": 10_000_000,
+        "remaining_tokens": 4_765_433,
+        "reset_at": next_month(),
+        "exceeded": False,
+    }
+    for client in (with_key(text), signed_in(make_member(key.consumer).user)):
+        response = client.get(quota(key.service_id))
+        assert response.status_code == 200
+        assert response.json() == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "remaining", "exceeded"),
+    [
+        (100, 0, 100, False),
+        (100, 99, 1, False),
+        (100, 100, 0, True),
+        (100, 130, 0, True),
+        (0, 0, 0, True),
+        (None, 10**12, None, False),
+    ],
+)
+def test_a_quota_is_exceeded_when_nothing_remains(
+    limit: int | None, used: int, remaining: int | None, exceeded: bool
+) -> None:
+    key, text = make_key(tier="basic")
+    Tier.objects.filter(name="basic").update(tokens_per_month=limit)
+    count(key, used)
+    answer = with_key(text).get(quota(key.service_id)).json()
+    assert (answer["total_tokens"], answer["used_tokens"]) == (limit, used)
+    assert (answer["remaining_tokens"], answer["exceeded"]) == (remaining, exceeded)
+
+
+def test_a_key_reads_the_limit_of_its_own_tier_and_a_person_that_of_the_entitlement() -> None:
+    key, text = make_key(tier="basic", entitled=False)
+    make_entitlement(key.consumer, key.service, tier="premium")
+    person = signed_in(make_member(key.consumer).user)
+    assert with_key(text).get(quota(key.service_id)).json()["total_tokens"] == 100_000
+    assert person.get(quota(key.service_id)).json()["total_tokens"] == 10_000_000
+
+
+def test_without_a_counter_the_ledger_answers() -> None:
+    key, text = make_key(tier="basic")
+    assert with_key(text).get(quota(key.service_id)).json()["used_tokens"] == 0
+    month = clock.month_of(clock.now())
+    in_ledger(key, month, 40_000)
+    in_ledger(key, month - dt.timedelta(days=31), 7)
+    assert with_key(text).get(quota(key.service_id)).json()["used_tokens"] == 40_000
+
+
+def test_without_valkey_the_ledger_answers(valkey_away: None) -> None:
+    key, text = make_key(tier="basic")
+    month = clock.month_of(clock.now())
+    in_ledger(key, month, 100_000)
+    answer = with_key(text).get(quota(key.service_id)).json()
+    assert (answer["used_tokens"], answer["remaining_tokens"], answer["exceeded"]) == (100_000, 0, True)
+
+
+def roll_up(key: ApiKey, hour: dt.datetime, **sums: Any) -> None:
+    assert key.service is not None
+    UsageRollup.objects.create(
+        hour=hour,
+        consumer=key.consumer,
+        service=key.service,
+        api_key=key,
+        price_version=key.service.price_versions.get(),
+        tier=key.tier,
+        **{"status": "success", "currency": "USD", **sums},
+    )
+
+
+def midnight(days_ago: int = 0) -> dt.datetime:
+    return clock.now().replace(hour=0, minute=0, second=0, microsecond=0) - dt.timedelta(days=days_ago)
+
+
+def test_usage_has_exactly_the_fields_of_the_contract_and_rounds_money_half_up() -> None:
+    key, text = make_key()
+    roll_up(
+        key,
+        midnight(),
+        requests=900,
+        duration_ms=83_250,
+        total_tokens=3_821_450,
+        cost_amount=Decimal("382.145"),
+    )
+    roll_up(key, midnight(29), status="error", requests=100, duration_ms=9_250)
+    roll_up(key, midnight(30), requests=5, total_tokens=5, cost_amount=Decimal(5))
+
+    response = with_key(text).get(usage(key.service_id))
+
+    assert response.status_code == 200
+    assert exact(response) == {
+        "service_id": str(key.service_id),
+        "consumer_id": str(key.consumer_id),
+        "period_start": f"{midnight(29):%Y-%m-%d}T00:00:00Z",
+        "period_end": f"{midnight(-1):%Y-%m-%d}T00:00:00Z",
+        "total_requests": 1_000,
+        "total_tokens": 3_821_450,
+        "total_cost": Decimal("382.15"),
+        "avg_latency_ms": Decimal("92.5"),
+        "error_rate": Decimal("0.1"),
+    }
+    assert b'"total_cost":382.15' in response.content
+
+
+def test_usage_is_zero_where_nothing_was_used() -> None:
+    key, text = make_key()
+    answer = exact(with_key(text).get(usage(key.service_id)))
+    names = ("total_requests", "total_tokens", "total_cost", "avg_latency_ms", "error_rate")
+    assert [answer[name] for name in names] == [0, 0, 0, 0, 0]
+
+
+def test_usage_of_others_is_never_counted() -> None:
+    key, text = make_key()
+    others, _ = make_key(make_consumer(), key.service)
+    elsewhere, _ = make_key(key.consumer)
+    roll_up(others, midnight(), requests=3)
+    roll_up(elsewhere, midnight(), requests=4)
+    roll_up(key, midnight(), requests=5)
+    assert with_key(text).get(usage(key.service_id)).json()["total_requests"] == 5
+
+
+def test_the_period_has_as_many_days_as_were_asked_for() -> None:
+    key, text = make_key()
+    for days in (1, 30, 366):
+        answer = with_key(text).get(usage(key.service_id), {"days": days}).json()
+        assert answer["period_start"] == f"{midnight(days - 1):%Y-%m-%d}T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "days", ["0", "-1", "367", "1.5", "x", "", " 1", "1_0", "\uff13", "1e2", "9" * 5000, "\0", "null"]
+)
+def test_days_outside_their_range_are_refused(days: str) -> None:
+    key, text = make_key()
+    response = with_key(text).get(usage(key.service_id), {"days": days})
+    assert refusal(response) == (422, "invalid_field")
+    assert response.json()["errors"] == [{"field": "days", "code": "out_of_range"}]
+
+
+@pytest.mark.parametrize("url", [quota, usage])
+class TestWhoMayRead:
+    def test_nobody_without_credentials(self, url: Any) -> None:
+        assert refusal(anonymous().get(url(make_service().id))) == (401, "credentials_missing")
+
+    def test_no_key_that_is_bad(self, url: Any) -> None:
+        key, text = make_key(revoked_at=clock.now())
+        assert refusal(with_key(text).get(url(key.service_id))) == (403, "invalid_api_key")
+
+    def test_no_key_of_another_service(self, url: Any) -> None:
+        key, text = make_key()
+        other = make_entitlement(key.consumer)
+        assert refusal(with_key(text).get(url(other.service_id))) == (403, "access_denied")
+
+    def test_no_caller_without_entitlement(self, url: Any) -> None:
+        make_tier("basic")
+        key, text = make_key(entitled=False)
+        listed = make_service(status=Service.Status.SUSPENDED)
+        assert refusal(with_key(text).get(url(key.service_id))) == (403, "access_denied")
+        assert refusal(signed_in(make_member().user).get(url(listed.id))) == (403, "access_denied")
+
+    def test_nothing_is_told_of_what_is_not_listed(self, url: Any) -> None:
+        _, text = make_key()
+        draft = make_service(status=Service.Status.DRAFT)
+        answers = [with_key(text).get(url(id_)) for id_ in (draft.id, uuid.uuid4())]
+        assert {refusal(answer) for answer in answers} == {(404, "service_not_found")}
+        assert refusal(with_key(text).get(url("no-uuid"))) == (404, "not_found")
+
+    def test_what_was_used_of_a_withdrawn_service_can_still_be_read(self, url: Any) -> None:
+        key, text = make_key(service=make_service(status=Service.Status.INACTIVE))
+        assert with_key(text).get(url(key.service_id)).status_code == 200
+
+    def test_a_key_for_every_service(self, url: Any) -> None:
+        entitled = make_entitlement()
+        _, text = make_key(entitled.consumer, every_service=True)
+        assert with_key(text).get(url(entitled.service_id)).status_code == 200
