@@ -21,7 +21,7 @@ from metering.ledger import Changes
 from metering.lines import Line, Reader, Unreadable, entry_fields
 from metering.models import DeadLetter
 from metering.ownership import Ownership
-from metering.stream import BATCH, JournalReader, Position, ShardBatch, publish, transactions
+from metering.stream import BATCH, JournalReader, Position, ShardBatch, order, publish, transactions
 from metering.valkey import OneLife
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,9 @@ class Session:
     def _open(self, opening: list[int]) -> None:
         log.warning("opening %d shards under a new epoch", len(opening))
         places = epochs.begin(self._server, opening)
-        while self._drain(places, block_ms=None):
-            pass
+        ends = epochs.ends(self._server, places)
+        while any(order(places[n].last_id) < order(end) for n, end in ends.items()):
+            self._drain(places, block_ms=None)
         crash.point("epoch-drained")
         epochs.finish(self._server, places)
         self._positions.update(places)

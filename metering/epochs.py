@@ -6,8 +6,8 @@ and begun again:
 
 1. ``begin``: the row takes the next number, the key goes, and the journal's position returns to its start. From here
    on every script answers ``stale``, and a former owner's transaction fails at the position.
-2. The journal is drained to its end. What is left in it is real, whatever epoch it is from; the ledger takes each
-   request once.
+2. The journal is drained to where it ended then (``ends``). What is left in it is real, whatever epoch it is from;
+   the ledger takes each request once. What comes later can only be a replay, which the drain credits by itself.
 3. ``finish``: one script sets the counters from the ledger, and reserved from the leases that exist, and sets the key.
 """
 
@@ -64,6 +64,16 @@ def begin(server: OneLife, opening: Sequence[int]) -> dict[int, Position]:
         pipeline.delete(shards.epoch_key(shard))
     pipeline.execute()
     return positions
+
+
+def ends(server: OneLife, opening: Iterable[int]) -> dict[int, str]:
+    """The last id of each of these journals."""
+    asked = list(opening)
+    pipeline = server.client.pipeline(transaction=False)
+    for shard in asked:
+        pipeline.xrevrange(shards.journal_key(shard), count=1)
+    found = zip(asked, pipeline.execute(), strict=True)
+    return {shard: last[0][0].decode() if last else START for shard, last in found}
 
 
 _BEGIN = f"""

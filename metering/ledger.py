@@ -138,7 +138,7 @@ def _account(changes: Changes, deltas: Deltas) -> Changes:
 
 def _copy(table: str, lines: Iterable[Line]) -> None:
     text = "".join([line.copy_text() for line in lines])
-    with connection.cursor() as cursor:
+    with connection.cursor() as cursor, connection.wrap_database_errors:
         cursor.copy_expert(_COPY.format(table=table), io.StringIO(text))
 
 

@@ -1,6 +1,7 @@
 """From a journal entry to a line of the ledger: read once, checked, and written as the database copies it."""
 
 import datetime as dt
+import re
 import uuid
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -26,6 +27,7 @@ COLUMNS = (
 
 _SETTLEMENTS = frozenset(UsageRecord.Settlement.values)
 _NULL = "\\N"
+_FIELD = re.compile(r"at `\$\.(\w+)`")
 
 
 class Unreadable(Exception):
@@ -128,8 +130,9 @@ def entry_fields(fields: list[bytes]) -> tuple[bytes, str]:
 
 
 def _without_input(error: Exception) -> str:
-    """What was wrong. The decoder names expectations and places, never what it found there."""
-    return str(error)[:255] if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+    """What kind of fault, and in which field: the decoder's own sentence may quote what it found there."""
+    at = _FIELD.search(str(error)) if isinstance(error, msgspec.ValidationError) else None
+    return f"{type(error).__name__} at {at[1]}" if at else type(error).__name__
 
 
 def _escaped(text: str) -> str:

@@ -83,7 +83,7 @@ class Deltas:
     def write(self) -> None:
         """Upsert everything, rows in key order. Inside the transaction that writes the lines."""
         if self._rollups:
-            _upsert_rollups(sorted(self._rollups.items()))
+            _upsert_rollups(sorted((key, sums) for key, sums in self._rollups.items() if any(sums)))
             _upsert_periods(sorted(self._periods().items()))
 
     def _periods(self) -> dict[PeriodKey, list[Any]]:

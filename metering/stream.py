@@ -99,7 +99,13 @@ def publish(server: OneLife, positions: list[Position]) -> None:
     pipeline.execute()
 
 
+def order(stream_id: str) -> tuple[int, int]:
+    """What a stream id is sorted by."""
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number)
+
+
 def after(stream_id: str) -> str:
     """The smallest stream id beyond this one."""
-    milliseconds, _, number = stream_id.partition("-")
-    return f"{milliseconds}-{int(number) + 1}"
+    milliseconds, number = order(stream_id)
+    return f"{milliseconds}-{number + 1}"

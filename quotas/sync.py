@@ -19,6 +19,7 @@ import redis
 from common import clock
 from metering import shards, valkey
 from metering.models import JournalPosition, QuotaPeriod
+from metering.stream import order
 from quotas.models import QuotaDrift
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def _chunks(counters: Sequence[Counter]) -> Iterable[list[Counter]]:
 
 def _wait_for_drain(readings: dict[Counter, Reading]) -> set[int]:
     """The shards whose drain passed what their journals held; waits for it up to ``PATIENCE``."""
-    targets = {counter.shard: _order(reading.last_id) for counter, reading in readings.items()}
+    targets = {counter.shard: order(reading.last_id) for counter, reading in readings.items()}
     numbers = {counter.shard: reading.epoch.partition(":")[0] for counter, reading in readings.items()}
     passed: set[int] = set()
     deadline = time.monotonic() + PATIENCE
@@ -152,7 +153,7 @@ def _wait_for_drain(readings: dict[Counter, Reading]) -> set[int]:
         waiting = [shard for shard in targets if shard not in passed]
         for position in JournalPosition.objects.filter(shard__in=waiting):
             is_same_epoch = str(position.epoch) == numbers[position.shard]
-            if is_same_epoch and _order(position.last_id) >= targets[position.shard]:
+            if is_same_epoch and order(position.last_id) >= targets[position.shard]:
                 passed.add(position.shard)
         if time.monotonic() > deadline:
             log.warning("the drain is behind in %d shards, not compared", len(targets) - len(passed))
@@ -160,11 +161,6 @@ def _wait_for_drain(readings: dict[Counter, Reading]) -> set[int]:
         if len(passed) < len(targets):
             time.sleep(0.05)
     return passed
-
-
-def _order(stream_id: str) -> tuple[int, int]:
-    milliseconds, _, number = stream_id.partition("-")
-    return int(milliseconds), int(number)
 
 
 def _ledger(counters: Sequence[Counter]) -> dict[Counter, int]:
