@@ -41,7 +41,9 @@ class Run:
         self.var = folder / "var"
         self.port = free_port()
         self.output = folder / "output"
-        own = [sys.executable, "-m", "devstack", "--root", str(STUB), "--var", str(self.var)]
+        # A copy, so that nothing it leaves is left in the checkout.
+        stub = shutil.copytree(STUB, folder / "stub", dirs_exist_ok=True) if not command else STUB
+        own = [sys.executable, "-m", "devstack", "--root", str(stub), "--var", str(self.var)]
         env = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
@@ -244,7 +246,8 @@ def test_an_application_that_does_not_start_is_said_with_its_last_words(folder: 
 def test_make_that_alone_is_interrupted_or_killed_takes_everything_along(folder: Path) -> None:
     """As a test harness or a process manager does it, with no terminal to tell everybody."""
     makefile = folder / "Makefile"
-    command = f"{sys.executable} -m devstack --root {STUB} --var {folder / 'var'}"
+    stub = shutil.copytree(STUB, folder / "stub")
+    command = f"{sys.executable} -m devstack --root {stub} --var {folder / 'var'}"
     makefile.write_text(f"run:\n\t@FOLLOW_PARENT=1 exec {command}\n")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         run = Run(folder, ["make", "-f", str(makefile), "run"])
