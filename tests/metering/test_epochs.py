@@ -22,9 +22,7 @@ from tests.metering.scripts import admit, counter, epoch, settle
 
 
 @pytest.fixture
-def own_market(
-    committed: None, own_valkey: Valkey, settings: Any, tmp_path: Path
-) -> Iterator[Market]:
+def own_market(committed: None, own_valkey: Valkey, settings: Any, tmp_path: Path) -> Iterator[Market]:
     """A market on a Valkey that the test may kill and erase."""
     settings.REDIS_URL = own_valkey.url
     opened = open_market(tmp_path / "drain.log")

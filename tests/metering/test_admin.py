@@ -1,0 +1,140 @@
+"""The admin of metering: every list opens, searches and filters; nothing but a dead letter can be acted upon."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, Permission
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries
+
+from metering.models import DeadLetter
+from tests import factories
+from tests.metering.market import Market
+
+BASE = "/admin/metering"
+
+
+@pytest.fixture
+def operator(market: Market) -> Client:
+    client = Client()
+    client.force_login(factories.make_user(is_staff=True, is_superuser=True))
+    return client
+
+
+def shown(response: Any) -> list[str]:
+    """The keys of the rows of a list."""
+    assert response.status_code == 200, response
+    return [str(row.pk) for row in response.context["cl"].result_list]
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["usagerecord", "usagerollup", "quotaperiod", "journalposition", "shardepoch", "journalbatch", "deadletter",
+     "closedmonth"],
+)  # fmt: skip
+def test_every_list_and_every_row_opens_and_nothing_can_be_added(
+    market: Market, operator: Client, model: str
+) -> None:
+    market.write(market.entry(), b"poison")
+    market.drain()
+
+    for key in shown(operator.get(f"{BASE}/{model}/")):
+        assert operator.get(f"{BASE}/{model}/{key}/change/").status_code == 200
+        assert operator.post(f"{BASE}/{model}/{key}/change/", {}).status_code == 403
+        assert operator.post(f"{BASE}/{model}/{key}/delete/", {"post": "yes"}).status_code == 403
+    assert operator.get(f"{BASE}/{model}/add/").status_code == 403
+
+
+def test_usage_is_found_by_request_consumer_and_service(market: Market, operator: Client) -> None:
+    other = factories.make_consumer(name="Somebody else")
+    first, second, third = (
+        market.entry(),
+        market.entry(status="error", error="upstream_failed"),
+        market.entry(consumer_id=other.id),
+    )
+    market.write(first, second, third)
+    market.drain()
+    ids = [str(entry.request_id) for entry in (first, second, third)]
+
+    def search(**question: str) -> list[str]:
+        return sorted(shown(operator.get(f"{BASE}/usagerecord/", question)))
+
+    assert search() == sorted(ids)
+    assert search(q=ids[0]) == [ids[0]]
+    assert search(q=ids[0].replace("-", "").upper()) == [ids[0]]
+    assert search(q=str(other.id)) == [ids[2]]
+    assert search(q=str(market.service.id)) == sorted(ids)
+    assert search(q="no id") == []
+    assert search(status__exact="error") == [ids[1]]
+    assert search(of_consumer="somebody") == [ids[2]]
+    assert search(of_consumer=str(market.consumer.id), status__exact="success") == [ids[0]]
+    assert search(service__id__exact=str(market.service.id)) == sorted(ids)
+
+
+def test_a_list_asks_the_same_few_questions_however_many_rows(
+    market: Market, operator: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    market.write(*[market.entry() for _ in range(120)])
+    market.drain()
+
+    with django_assert_max_num_queries(12):
+        assert len(shown(operator.get(f"{BASE}/usagerecord/"))) == 50
+    assert len(shown(operator.get(f"{BASE}/usagerecord/", {"p": "3"}))) == 20
+
+
+def test_finance_sees_usage_and_the_way_to_the_export(market: Market) -> None:
+    market.write(market.entry())
+    market.drain()
+    user = factories.make_user(is_staff=True)
+    user.groups.add(Group.objects.get_or_create(name="finance")[0])
+    client = Client()
+    client.force_login(user)
+
+    response = client.get(f"{BASE}/usagerecord/")
+
+    assert len(shown(response)) == 1
+    assert b"/admin/metering/usagerecord/export/" in response.content
+    assert client.get(f"{BASE}/deadletter/").status_code == 403
+
+
+def test_who_may_only_look_is_not_shown_the_export(market: Market) -> None:
+    user = factories.make_user(is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_usagerecord"))
+    client = Client()
+    client.force_login(user)
+
+    response = client.get(f"{BASE}/usagerecord/")
+
+    assert response.status_code == 200
+    assert b"usagerecord/export/" not in response.content
+
+
+def test_letters_are_sent_again_by_an_action(market: Market, operator: Client) -> None:
+    market.write(b"poison")
+    market.drain()
+    letter = DeadLetter.objects.get()
+
+    response = operator.post(
+        f"{BASE}/deadletter/", {"action": "retry", "_selected_action": [letter.pk]}, follow=True
+    )
+
+    assert b"1 entries are in the journal again" in response.content
+    assert market.waiting() == 1
+    market.drain()
+    assert DeadLetter.objects.filter(resolved_at=None).count() == 1
+    assert DeadLetter.objects.count() == 2
+
+
+def test_letters_wait_while_valkey_is_away(market: Market, operator: Client, settings: Any) -> None:
+    market.write(b"poison")
+    market.drain()
+    settings.REDIS_URL = "redis://127.0.0.1:9/0"
+
+    response = operator.post(
+        f"{BASE}/deadletter/",
+        {"action": "retry", "_selected_action": [DeadLetter.objects.get().pk]},
+        follow=True,
+    )
+
+    assert b"Valkey does not answer" in response.content
+    assert DeadLetter.objects.get().resolved_at is None
