@@ -81,7 +81,7 @@ class ApiKeyAdmin(AuditedAdmin):
         "expires_at",
     )
     list_filter = (StateFilter, "tier", "created_at", "service")
-    list_select_related = ("consumer", "service")
+    list_select_related = ("consumer", "service", "tier")
     search_fields = ("name", "consumer__name", "public_id__exact", "last4__exact", "id__exact")
     search_help_text = "Name, consumer, public id, last four characters, or the whole id."
     autocomplete_fields = ("consumer", "service")

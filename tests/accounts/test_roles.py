@@ -1,0 +1,109 @@
+"""What each platform role may do in the console."""
+
+import pytest
+from django.contrib.auth.models import Group, Permission
+from django.core.management import call_command
+
+from accounts.models import User
+from accounts.roles import ROLES, sync_roles
+from audit.models import AuditEntry
+from tests.console import console, operator, posted
+from tests.factories import make_user
+
+pytestmark = pytest.mark.django_db
+
+
+def permissions(role: str) -> set[str]:
+    found = Permission.objects.filter(group__name=role).values_list("content_type__app_label", "codename")
+    return {f"{app}.{codename}" for app, codename in found}
+
+
+def test_the_roles_are_there_and_running_it_again_changes_nothing() -> None:
+    call_command("sync_roles")
+    first = {role: permissions(role) for role in ROLES}
+    call_command("sync_roles")
+    assert {role: permissions(role) for role in ROLES} == first
+    assert set(first) == {"super_admin", "admin", "approver", "finance", "viewer", "service_account"}
+
+
+def test_a_permission_given_to_a_role_by_hand_does_not_stay() -> None:
+    sync_roles()
+    Group.objects.get(name="viewer").permissions.add(Permission.objects.get(codename="add_tier"))
+    sync_roles()
+    assert "catalog.add_tier" not in permissions("viewer")
+
+
+def test_what_each_role_may() -> None:
+    sync_roles()
+    assert permissions("service_account") == set()
+    assert len(permissions("super_admin")) == Permission.objects.count()
+    assert all(name.partition(".")[2].startswith("view_") for name in permissions("viewer"))
+    assert {"metering.view_usagerecord", "catalog.view_service"} <= permissions("viewer")
+    assert not {"accounts.view_user", "audit.view_auditentry"} & permissions("viewer")
+    assert {
+        "metering.view_usagerecord",
+        "catalog.view_priceversion",
+        "accounts.view_consumer",
+    } <= permissions("finance")
+    assert not any(".add_" in n or ".change_" in n or ".delete_" in n for n in permissions("finance"))
+    assert permissions("approver") - permissions("viewer") == {
+        "accounts.view_user",
+        "audit.view_auditentry",
+        "catalog.change_service",
+    }
+    assert {"keys.add_apikey", "catalog.change_tier", "accounts.change_user"} <= permissions("admin")
+    assert not {"auth.change_group", "accounts.delete_user"} & permissions("admin")
+
+
+def test_an_admin_cannot_make_anybody_powerful() -> None:
+    person = make_user()
+    admin_group = operator("admin").groups.get()
+    client = console(operator("admin"))
+    posted(
+        client,
+        f"/admin/accounts/user/{person.pk}/change/",
+        **{
+            "username": person.username, "email": "new@example.com", "is_active": "on",
+            "is_staff": "on", "is_superuser": "on", "groups": [str(admin_group.pk)],
+            "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00",
+            "memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0,
+        },
+    )  # fmt: skip
+    person.refresh_from_db()
+    assert person.email == "new@example.com"
+    assert (person.is_staff, person.is_superuser, person.groups.count()) == (False, False, 0)
+
+
+@pytest.mark.parametrize("page", ["change/", "password/", "delete/"])
+@pytest.mark.parametrize("flag", ["is_staff", "is_superuser"])
+def test_an_admin_cannot_take_over_the_powerful(page: str, flag: str) -> None:
+    powerful = make_user(
+        password="untouched", is_staff=flag == "is_staff", is_superuser=flag == "is_superuser"
+    )
+    url = f"/admin/accounts/user/{powerful.pk}/{page}"
+    response = console(operator("admin")).post(
+        url,
+        {"username": "taken", "password1": "Another Pass 1!", "password2": "Another Pass 1!", "post": "yes"},
+    )
+    assert response.status_code == 403
+    powerful.refresh_from_db()
+    assert powerful.check_password("untouched")
+    assert powerful.username != "taken"
+
+
+def test_a_super_admin_gives_roles_and_the_trail_tells_of_it() -> None:
+    boss, person = operator("super_admin"), make_user()
+    finance = Group.objects.get(name="finance")
+    posted(
+        console(boss),
+        f"/admin/accounts/user/{person.pk}/change/",
+        **{
+            "username": person.username, "is_active": "on", "is_staff": "on", "groups": [str(finance.pk)],
+            "date_joined_0": f"{person.date_joined:%Y-%m-%d}", "date_joined_1": f"{person.date_joined:%H:%M:%S}",
+            "memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0,
+        },
+    )  # fmt: skip
+    assert [group.name for group in User.objects.get(pk=person.pk).groups.all()] == ["finance"]
+    told = [(e.actor, e.action, e.before, e.after) for e in AuditEntry.objects.order_by("id")]
+    assert (boss.username, "user_changed", {"groups": []}, {"groups": ["finance"]}) in told
+    assert not any("password" in {**e.before, **e.after} for e in AuditEntry.objects.all())

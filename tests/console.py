@@ -1,0 +1,33 @@
+"""The admin as an operator sees it."""
+
+from typing import Any
+
+from django.contrib.auth.models import Group
+from django.test import Client
+
+from accounts.models import User
+from accounts.roles import sync_roles
+from tests.factories import make_user
+
+
+def operator(role: str = "super_admin") -> User:
+    """Somebody who may use the console in one of the platform's roles."""
+    sync_roles()
+    person = make_user(is_staff=True)
+    person.groups.add(Group.objects.get(name=role))
+    return person
+
+
+def console(person: User) -> Client:
+    client = Client(raise_request_exception=True)
+    client.force_login(person)
+    return client
+
+
+def posted(client: Client, url: str, **fields: Any) -> Any:
+    """Send a form; its errors, if it has any, are what an assertion should show."""
+    response = client.post(url, fields)
+    form = getattr(response, "context_data", None) or {}
+    if "adminform" in form:
+        raise AssertionError(f"{form['adminform'].form.errors} {form['errors']}")
+    return response
