@@ -1,14 +1,15 @@
 """Events and positions, to look at. The flush alone writes them."""
 
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 from django.contrib import admin
+from django.contrib.admin.options import ShowFacets
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
-from django.http import HttpRequest
 
 from analytics.models import AnalyticsEvent, AnalyticsPosition, SourcePosition
+from audit.audited_admin import ReadOnlyAdmin
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -22,36 +23,24 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the s
         return found.order_by()[: self.bound].count()
 
 
-class _WrittenByFlush(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(AnalyticsEvent)
-class AnalyticsEventAdmin(_WrittenByFlush):
+class AnalyticsEventAdmin(ReadOnlyAdmin):
     list_display = ("time", "type", "event_id", "subject")
     list_filter = ("type", "time")
     # Exact, so that the indexes serve it.
     search_fields = ("event_id__exact", "subject__exact")
     search_help_text = "The whole id of an event or of its subject"
     paginator = BoundedPaginator
+    show_facets = ShowFacets.NEVER
 
 
 @admin.register(AnalyticsPosition)
-class AnalyticsPositionAdmin(_WrittenByFlush):
+class AnalyticsPositionAdmin(ReadOnlyAdmin):
     list_display = ("shard", "batch")
     search_fields = ("shard__exact",)
 
 
 @admin.register(SourcePosition)
-class SourcePositionAdmin(_WrittenByFlush):
+class SourcePositionAdmin(ReadOnlyAdmin):
     list_display = ("source", "position", "passed", "lost")
     search_fields = ("source",)

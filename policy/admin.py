@@ -4,14 +4,12 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from audit import trail
-from audit.changes import differences, fields_of
+from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin
 from policy.models import Policy, PolicyViolation
 
 _HINT = """\
@@ -30,7 +28,7 @@ when {
 
 
 @admin.register(Policy)
-class PolicyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
+class PolicyAdmin(AuditedAdmin):
     list_display = ("id", "enabled", "severity", "fail_mode", "description")
     list_filter = ("enabled", "severity", "fail_mode")
     search_fields = ("id", "description", "text")
@@ -51,38 +49,6 @@ class PolicyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the
             )
         return super().formfield_for_dbfield(db_field, request, **options)
 
-    @transaction.atomic
-    def save_model(self, request: HttpRequest, obj: Policy, form: Any, change: bool) -> None:
-        old = Policy.objects.select_for_update().filter(pk=obj.pk).first() if change else None
-        super().save_model(request, obj, form, change)
-        before, after = differences(fields_of(old) if old else {}, fields_of(obj))
-        if before or after:
-            _tell(request, "policy_changed" if old else "policy_created", obj, before, after)
-
-    @transaction.atomic
-    def delete_model(self, request: HttpRequest, obj: Policy) -> None:
-        _tell(request, "policy_deleted", obj, fields_of(obj), {})
-        super().delete_model(request, obj)
-
-    @transaction.atomic
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Policy]) -> None:
-        for policy in queryset:
-            self.delete_model(request, policy)
-
-
-def _tell(
-    request: HttpRequest, action: str, policy: Policy, before: dict[str, Any], after: dict[str, Any]
-) -> None:
-    trail.record(
-        actor=request.user.get_username(),
-        action=action,
-        target_type="policy",
-        target_id=policy.pk,
-        before=before,
-        after=after,
-        address=trail.address_of(request),
-    )
-
 
 class _ByPolicy(admin.SimpleListFilter):
     """The policies there are. Asking the violations which they know would read all of them."""
@@ -100,19 +66,9 @@ class _ByPolicy(admin.SimpleListFilter):
 
 
 @admin.register(PolicyViolation)
-class PolicyViolationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
+class PolicyViolationAdmin(ReadOnlyAdmin):
     list_display = ("timestamp", "policy_id", "severity", "consumer", "service", "request_id")
     list_filter = ("severity", _ByPolicy, "timestamp", "service")
     list_select_related = ("consumer", "service")
     search_fields = ("request_id__exact",)
     search_help_text = "The whole id of a request"
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
