@@ -30,10 +30,11 @@ def lock_entitled_tier(*, consumer: Consumer, service: Service | None, tier: Tie
     held = Entitlement.objects.select_for_update(of=("self",)).filter(consumer=consumer).order_by("id")
     if service is not None:
         held = held.filter(service=service)
-    ranks = list(held.values_list("tier__rank", flat=True))
-    if not ranks:
+    # Locked without its tier: a joined row would be the one from before the wait for the lock.
+    tiers = list(held.values_list("tier_id", flat=True))
+    if not tiers:
         raise NotEntitled
-    if tier.rank > min(ranks):
+    if Tier.objects.filter(name__in=tiers, rank__lt=tier.rank).exists():
         raise TierTooHigh
 
 

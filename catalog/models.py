@@ -131,6 +131,11 @@ class Service(models.Model):
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
 
+    def clean(self) -> None:
+        """What is empty passes by the field's own validators, whatever it is empty of."""
+        if not self.sla and not isinstance(self.sla, dict):
+            raise ValidationError({"sla": "sla must be an object"})
+
     @transaction.atomic
     def publish_price(
         self, pricing: dict[str, Any], effective_from: dt.datetime | None = None

@@ -126,7 +126,7 @@ def test_saving_without_a_change_writes_nothing(client: Client) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("pricing", "{"), ("pricing", "{}"), 
+        ("pricing", "{"), ("pricing", "{}"),
         ("pricing", '{"model": "per_token", "rate_per_token": "-1", "currency": "USD"}'),
         ("sla", '{"latency_p95_ms": -1}'), ("sla", '{"unknown": 1}'), ("sla", '{"uptime": 2}'), ("sla", "[]x"),
         ("endpoint", "llm.example"), ("endpoint", "ftp://llm.example/"), ("endpoint", "http://user:secret@llm.example/v1"),
