@@ -119,7 +119,16 @@ class ServiceAdmin(AuditedAdmin):
     inlines = (PriceVersionInline,)
     fieldsets = (
         (None, {"fields": (("name", "version"), "status")}),
-        ("Upstream", {"fields": ("endpoint", "upstream_model", ("default_max_tokens", "deadline_seconds"))}),
+        (
+            "Upstream",
+            {
+                "fields": (
+                    "endpoint",
+                    "upstream_model",
+                    ("default_max_tokens", "deadline_seconds", "stream_deadline_seconds"),
+                )
+            },
+        ),
         ("Price and objectives", {"fields": ("pricing", "sla")}),
         ("Policy", {"fields": (("region", "clearance"),)}),
         (None, {"fields": (("id", "created_at"),)}),

@@ -107,6 +107,9 @@ class Service(models.Model):
     deadline_seconds = models.PositiveIntegerField(
         default=30, help_text="Total time for one call, retries included."
     )
+    stream_deadline_seconds = models.PositiveIntegerField(
+        default=600, help_text="Total time for one streamed call."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ServiceQuerySet.as_manager()

@@ -3,6 +3,7 @@
 import uuid
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from catalog.models import PriceVersion, Service, Tier
@@ -20,18 +21,19 @@ class PricedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A service as the gateway sees it. ``url`` is where chat completions are posted."""
+    """A service as the gateway sees it. ``base_url`` is what an OpenAI client would be given."""
 
     id: uuid.UUID
     name: str
     version: str
-    url: str
+    base_url: str
     model: str
     status: str
     region: str
     clearance: int
     default_max_tokens: int
     deadline_seconds: int
+    stream_deadline_seconds: int
     prices: tuple[PricedVersion, ...]
 
     @property
@@ -63,10 +65,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All offers by id, and the limits of all tiers by name."""
+    """All offers by id and by name, and the limits of all tiers by name."""
 
     offers: dict[uuid.UUID, Offer] = field(default_factory=dict)
     tiers: dict[str, Limits] = field(default_factory=dict)
+    names: dict[str, Offer] = field(default_factory=dict)
+
+    def find(self, service: str) -> Offer | None:
+        """The offer of an id, of ``name@version``, or of ``name``: then its newest served version."""
+        named = self.names.get(service)
+        if named is not None:
+            return named
+        try:
+            return self.offers.get(uuid.UUID(service))
+        except ValueError:
+            return None
 
 
 def load() -> Snapshot:
@@ -75,12 +88,25 @@ def load() -> Snapshot:
     for version in PriceVersion.objects.order_by("effective_from"):
         from_ms = int(version.effective_from.timestamp() * 1000)
         prices[version.service_id].append(PricedVersion(version.id, from_ms, parse_pricing(version.pricing)))
+    services = Service.objects.order_by("created_at")
+    offers = {service.id: _offer(service, tuple(prices[service.id])) for service in services}
     return Snapshot(
-        offers={service.id: _offer(service, tuple(prices[service.id])) for service in Service.objects.all()},
+        offers=offers,
+        names=_by_name(offers.values()),
         tiers={
             tier.name: Limits(tier.requests_per_second, tier.tokens_per_month) for tier in Tier.objects.all()
         },
     )
+
+
+def _by_name(offers: Iterable[Offer]) -> dict[str, Offer]:
+    """Later offers take the plain name over, as long as they are served."""
+    names: dict[str, Offer] = {}
+    for offer in offers:
+        names[f"{offer.name}@{offer.version}"] = offer
+        if offer.served or offer.name not in names:
+            names[offer.name] = offer
+    return names
 
 
 def _offer(service: Service, prices: tuple[PricedVersion, ...]) -> Offer:
@@ -88,12 +114,13 @@ def _offer(service: Service, prices: tuple[PricedVersion, ...]) -> Offer:
         id=service.id,
         name=service.name,
         version=service.version,
-        url=service.endpoint.rstrip("/") + "/chat/completions",
+        base_url=service.endpoint.rstrip("/"),
         model=service.upstream_model or service.name,
         status=service.status,
         region=service.region,
         clearance=service.clearance,
         default_max_tokens=service.default_max_tokens,
         deadline_seconds=service.deadline_seconds,
+        stream_deadline_seconds=service.stream_deadline_seconds,
         prices=prices,
     )

@@ -11,6 +11,7 @@ class Problem(Exception):
 
     ``code``: stable, machine-readable. ``status``: the HTTP status. ``extra``: further members of the
     problem document (numbers and constants only). ``retry_after``: whole seconds, or None.
+    ``reached_upstream``: the upstream may have worked, so that a repetition may be paid for twice.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -21,6 +22,7 @@ class Problem(Exception):
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.retry_after = retry_after
+        self.reached_upstream = False
         self.extra = extra
 
     def document(self, request_id: str) -> dict[str, Any]:

@@ -3,21 +3,30 @@
 import time
 import uuid
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from catalog.snapshot import Limits, Offer, PricedVersion
 from common.ids import uuid7
 from consumption import metrics
 from keys.grants import Grant
 
+if TYPE_CHECKING:
+    from consumption.dialects.base import Dialect
+
 
 @dataclass(slots=True)
 class Call:
-    """What came in, from whichever transport. ``key``: the presented API key, or None; ``address``: the client's."""
+    """What came in, from whichever transport and in whichever dialect.
 
+    ``key``: the presented API key, or None; ``address``: the client's; ``service_id``: from the path, where the
+    dialect has it there.
+    """
+
+    dialect: "Dialect"
     key: str | None
-    service_id: str
-    body: bytes
     address: str
+    service_id: str = ""
+    body: bytes = b""
     request_id: uuid.UUID = field(default_factory=uuid7)
     started: float = field(default_factory=time.perf_counter)
     _lap_began: float = 0.0

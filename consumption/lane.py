@@ -1,22 +1,23 @@
-"""The fast lane: ``POST /api/v1/consume/{serviceId}`` straight from the server's protocol, past the framework.
+"""The fast lane: paid calls straight from the server's protocol, past the framework.
 
-The same call through Django is ``consumption.views.ConsumeView``; the contract tests run over both.
+The same calls through Django are ``consumption.views.ConsumeView``; the contract tests run over both.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from common.errors import Problem, TooLarge
-from consumption.answers import Answer, problem
+from consumption.answers import refusal
 from consumption.call import Call
+from consumption.dialects.base import Answer
 from consumption.gateway import Gateway
-from consumption.transport import bearer_of
+from consumption.paid_call import Stream
+from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-PREFIX = "/api/v1/consume/"
 
 
 class MethodNotAllowed(Problem):
@@ -26,28 +27,36 @@ class MethodNotAllowed(Problem):
 def takes(scope: Scope) -> bool:
     """Whether this is a call for the lane."""
     path: str = scope["path"]
-    return path.startswith(PREFIX)
+    return path.startswith(CONSUME) or path in DIALECTS
 
 
 async def serve(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> int:
     """Answer one call; returns the HTTP status."""
-    call = Call(
-        key=_bearer(scope),
-        service_id=scope["path"][len(PREFIX) :].rstrip("/"),
-        body=b"",
-        address=_address(scope),
-    )
-    if scope["method"] != "POST":
-        answer = problem(MethodNotAllowed(), str(call.request_id))
-    else:
-        try:
-            call.body = await _read(receive, gateway.most_body_bytes)
-        except TooLarge as error:
-            answer = problem(error, str(call.request_id))
-        else:
-            answer = await gateway.answer(call)
+    call = _call(scope)
+    answer = await _answer(gateway, call, scope, receive)
+    if isinstance(answer, Stream):
+        await _send_stream(answer, receive, send)
+        return 200
     await _send(answer, send)
     return answer.status
+
+
+def _call(scope: Scope) -> Call:
+    path: str = scope["path"]
+    dialect = DIALECTS.get(path)
+    if dialect is not None:
+        return Call(dialect, _bearer(scope), _address(scope))
+    return Call(MARKETPLACE, _bearer(scope), _address(scope), service_id=path[len(CONSUME) :].rstrip("/"))
+
+
+async def _answer(gateway: Gateway, call: Call, scope: Scope, receive: Receive) -> Answer | Stream:
+    if scope["method"] != "POST":
+        return refusal(call, MethodNotAllowed())
+    try:
+        call.body = await _read(receive, gateway.most_body_bytes)
+    except TooLarge as error:
+        return refusal(call, error)
+    return await gateway.answer(call)
 
 
 def _bearer(scope: Scope) -> str | None:
@@ -78,6 +87,33 @@ async def _read(receive: Receive, most_bytes: int) -> bytes:
         if size > most_bytes:
             raise TooLarge()
     return b"".join(parts)
+
+
+async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
+    """Send events as they come; a client that goes away cancels the call, and with it the upstream."""
+    headers = [(name.encode(), value.encode()) for name, value in stream.headers]
+
+    async def write(data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    relaying = asyncio.ensure_future(stream.run(write))
+    watching = asyncio.ensure_future(_gone(receive))
+    watching.add_done_callback(lambda _: relaying.cancel())
+    try:
+        await relaying
+        await send({"type": "http.response.body", "body": b""})
+    except asyncio.CancelledError:
+        if not watching.done():
+            raise
+    finally:
+        watching.cancel()
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _send(answer: Answer, send: Send) -> None:

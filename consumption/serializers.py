@@ -1,5 +1,5 @@
 """The shapes of ``POST /consume`` and the probes, for the OpenAPI document. The gateway itself parses by hand:
-``consumption.requests`` is what decides."""
+``consumption.dialects.marketplace`` is what decides."""
 
 from rest_framework import serializers
 

@@ -12,9 +12,9 @@ import msgspec
 from common.errors import Unavailable
 from common.money import ZERO, plain
 from consumption.call import Call, Terms
-from consumption.requests import ConsumeRequest
+from consumption.dialects.base import PaidRequest
+from consumption.replies import Reply
 from consumption.spool import Spool
-from consumption.upstream import Reply
 from metering import journal, shards
 from quotas.admission import Admission, Lease, StaleEpoch
 from quotas.leases import RENEW_EVERY_SECONDS
@@ -23,7 +23,7 @@ from quotas.line import LineError
 log = logging.getLogger(__name__)
 
 
-def unsettled_entry(call: Call, terms: Terms, request: ConsumeRequest) -> journal.Entry:
+def unsettled_entry(call: Call, terms: Terms, request: PaidRequest) -> journal.Entry:
     """The entry for the case that this gateway dies: at zero cost, for a late settle or a person to decide."""
     metadata = request.metadata
     return journal.Entry(
@@ -40,12 +40,21 @@ def unsettled_entry(call: Call, terms: Terms, request: ConsumeRequest) -> journa
     )
 
 
-def settled_entry(entry: journal.Entry, reply: Reply, cost: Decimal, duration_ms: int) -> journal.Entry:
-    """The entry of a call that was served."""
+def settled_entry(
+    entry: journal.Entry,
+    reply: Reply,
+    cost: Decimal,
+    duration_ms: int,
+    *,
+    status: journal.Status = "success",
+    error: str | None = None,
+) -> journal.Entry:
+    """The entry of a call that was served, or of what was delivered of one that broke off."""
     tokens = reply.tokens
     return msgspec.structs.replace(
         entry,
-        status="success",
+        status=status,
+        error=error,
         duration_ms=duration_ms,
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.completion,
@@ -56,10 +65,12 @@ def settled_entry(entry: journal.Entry, reply: Reply, cost: Decimal, duration_ms
     )
 
 
-def failed_entry(entry: journal.Entry, code: str, duration_ms: int) -> journal.Entry:
+def failed_entry(
+    entry: journal.Entry, code: str, duration_ms: int, *, status: journal.Status = "error"
+) -> journal.Entry:
     """The entry of a call that brought nothing: on record, at no cost."""
     return msgspec.structs.replace(
-        entry, status="error", duration_ms=duration_ms, error=code, cost=plain(ZERO)
+        entry, status=status, duration_ms=duration_ms, error=code, cost=plain(ZERO)
     )
 
 

@@ -1,6 +1,19 @@
-"""What both transports read of a request besides its body."""
+"""What both transports know: which path speaks which dialect, and what is read of a request besides its body."""
 
 from rest_framework.request import Request
+
+from consumption.dialects import openai
+from consumption.dialects.base import Dialect
+from consumption.dialects.marketplace import Marketplace
+
+#: Paths of paid calls that are whole, and the one that ends with a service's id.
+DIALECTS: dict[str, Dialect] = {
+    "/v1/chat/completions": openai.CHAT,
+    "/v1/completions": openai.COMPLETIONS,
+    "/v1/embeddings": openai.EMBEDDINGS,
+}
+CONSUME = "/api/v1/consume/"
+MARKETPLACE = Marketplace()
 
 
 def bearer_of(authorization: str) -> str | None:

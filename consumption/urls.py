@@ -1,11 +1,13 @@
-"""Routes of the gateway that are its own. The lane answers the first before Django sees it."""
+"""Routes of the gateway that are its own. The lane answers paid calls before Django sees it."""
 
 from django.urls import path
 
-from consumption.views import ConsumeView, HealthView, MetricsView, ReadyView
+from consumption.transport import DIALECTS
+from consumption.views import ConsumeView, HealthView, MetricsView, OpenAiView, ReadyView
 
 urlpatterns = [
     path("api/v1/consume/<str:service_id>", ConsumeView.as_view(), name="consume"),
+    *(path(route[1:], OpenAiView.as_view()) for route in DIALECTS),
     path("health", HealthView.as_view(), name="health"),
     path("health/ready", ReadyView.as_view(), name="ready"),
     path("metrics", MetricsView.as_view(), name="metrics"),

@@ -1,13 +1,15 @@
 """``POST /consume`` through DRF, the readable reference of the lane, and the probes."""
 
+import asyncio
 import ipaddress
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from adrf.views import APIView
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from rest_framework.permissions import AllowAny
@@ -17,15 +19,19 @@ from rest_framework.response import Response
 from common.errors import NotFound, TooLarge, Unavailable
 from common.problem_schema import problems
 from consumption import gauges, metrics, runtime
-from consumption.answers import Answer, problem
+from consumption.answers import Headers, refusal
 from consumption.call import Call
+from consumption.dialects.base import Answer
+from consumption.paid_call import Stream
 from consumption.serializers import (
     ConsumeRequestSerializer,
     ConsumeResponseSerializer,
     HealthSerializer,
     ReadinessSerializer,
 )
-from consumption.transport import address_of, bearer_of
+from consumption.transport import DIALECTS, MARKETPLACE, address_of, bearer_of
+
+Response_ = TypeVar("Response_", bound=HttpResponseBase)
 
 
 class OpenView(APIView):  # type: ignore[misc]  # adrf has no types
@@ -59,21 +65,16 @@ class ConsumeView(OpenView):
             )
         ],
     )
-    async def post(self, request: Request, service_id: str) -> HttpResponse:
-        running = runtime.current()
-        if running is None:
-            raise Unavailable("This process does not serve calls")
-        call = Call(
-            key=bearer_of(request.headers.get("Authorization", "")),
-            service_id=service_id,
-            body=b"",
-            address=address_of(request),
-        )
-        try:
-            call.body = request._request.body
-        except RequestDataTooBig:
-            return _response(problem(TooLarge(), str(call.request_id)))
-        return _response(await running.gateway.answer(call))
+    async def post(self, request: Request, service_id: str) -> HttpResponseBase:
+        return await _paid(request, Call(MARKETPLACE, _key(request), address_of(request), service_id))
+
+
+class OpenAiView(OpenView):
+    """One paid call in OpenAI's dialect; the path says which of its calls."""
+
+    @extend_schema(exclude=True)
+    async def post(self, request: Request) -> HttpResponseBase:
+        return await _paid(request, Call(DIALECTS[request.path], _key(request), address_of(request)))
 
 
 class HealthView(OpenView):
@@ -128,8 +129,50 @@ def _is_internal(address: str) -> bool:
     return any(client in ipaddress.ip_network(network) for network in settings.METRICS_NETWORKS)
 
 
+def _key(request: Request) -> str | None:
+    return bearer_of(request.headers.get("Authorization", ""))
+
+
+async def _paid(request: Request, call: Call) -> HttpResponseBase:
+    running = runtime.current()
+    if running is None:
+        return _response(refusal(call, Unavailable("This process does not serve calls")))
+    try:
+        call.body = request._request.body
+    except RequestDataTooBig:
+        return _response(refusal(call, TooLarge()))
+    answer = await running.gateway.answer(call)
+    return _streaming(answer) if isinstance(answer, Stream) else _response(answer)
+
+
 def _response(answer: Answer) -> HttpResponse:
-    response = HttpResponse(answer.body, status=answer.status)
-    for name, value in answer.headers:
+    return _with(answer.headers, HttpResponse(answer.body, status=answer.status))
+
+
+def _streaming(stream: Stream) -> StreamingHttpResponse:
+    """Django pulls, the gateway pushes: a queue of one place between them."""
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+
+    async def push() -> None:
+        try:
+            await stream.run(queue.put)
+        finally:
+            await queue.put(None)
+
+    # Started here and now, since running it is what settles the call.
+    pushing = asyncio.ensure_future(push())
+
+    async def pull() -> AsyncIterator[bytes]:
+        try:
+            while (data := await queue.get()) is not None:
+                yield data
+        finally:
+            pushing.cancel()
+
+    return _with(stream.headers, StreamingHttpResponse(pull()))
+
+
+def _with(headers: Headers, response: Response_) -> Response_:
+    for name, value in headers:
         response[name] = value
     return response

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,14 +135,17 @@ class GatewayProcess:
     def consume(
         self, service_id: object, key: str | None, body: Any, *, timeout: float = 40.0
     ) -> requests.Response:
-        """``body``: bytes as they are, anything else as JSON."""
+        """``body``: bytes as they are, anything else as JSON. A service that was just made is live within a second."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        return requests.post(
-            f"{self.url}/api/v1/consume/{service_id}", data=data, headers=headers, timeout=timeout
-        )
+        deadline = time.monotonic() + 1.0
+        while True:
+            url = f"{self.url}/api/v1/consume/{service_id}"
+            answer = requests.post(url, data=data, headers=headers, timeout=timeout)
+            if b'"service_not_found"' not in answer.content or time.monotonic() > deadline:
+                return answer
 
     def get(self, path: str, key: str | None = None) -> requests.Response:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -1,0 +1,1 @@
+"""The ways in which callers speak: our own API and OpenAI's."""

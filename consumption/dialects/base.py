@@ -1,0 +1,83 @@
+"""What a dialect is: how a call is read, and how its answer is told.
+
+The gateway's steps are the same for all of them. A request that was parsed says what it can cost at most and what goes
+upstream; the dialect turns replies, stream events and refusals into bytes.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+from common.errors import Problem
+from consumption.call import Call, Terms
+from consumption.replies import Chunk, Reply
+from quotas.admission import Lease
+
+#: Tokens a chat template may add to what the caller wrote: by message, and once (a default system prompt).
+TEMPLATE_TOKENS_PER_MESSAGE = 16
+TEMPLATE_TOKENS = 48
+#: What one image can cost at most, whatever its bytes.
+IMAGE_TOKENS = 16_384
+MOST_CHOICES = 16
+MOST_OUTPUT_TOKENS = 10_000_000
+MOST_METADATA_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer. Header names are lower-case."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class PaidRequest(Protocol):
+    """A request that was read and checked.
+
+    ``service``: the id, or ``name`` or ``name@version``. ``path``: appended to the upstream's base URL.
+    ``max_tokens``: the output cap the caller named; None where they named none. ``writes``: whether there is any
+    output to cap.
+    """
+
+    service: str
+    path: str
+    stream: bool
+    writes: bool
+
+    @property
+    def choices(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int | None: ...
+
+    @property
+    def metadata(self) -> dict[str, Any] | None: ...
+
+    def prompt_bound(self) -> int:
+        """Tokens the prompt can cost at most: no tokenizer makes more tokens of a text than it has UTF-8 bytes."""
+
+    def upstream_body(self, *, model: str, output_cap: int) -> bytes:
+        """What is posted upstream. A stream asks for its usage, whether or not the caller did."""
+
+
+class Dialect(Protocol):
+    """One way of speaking."""
+
+    def parse(self, call: Call, *, most_bytes: int) -> PaidRequest:
+        """The request in a call. Raises ``TooLarge``, ``Malformed`` or ``InvalidField``."""
+
+    def success(self, call: Call, terms: Terms, lease: Lease, reply: Reply, cost: Decimal) -> Answer:
+        """The answer of a call that was served, priced and settled."""
+
+    def problem(self, error: Problem, request_id: str) -> Answer:
+        """The answer of a refusal or failure."""
+
+    def chunk(self, call: Call, request: PaidRequest, chunk: Chunk) -> bytes:
+        """What the caller gets for one event of the upstream's stream; empty for nothing."""
+
+    def last(self, call: Call, terms: Terms, request: PaidRequest, reply: Reply, cost: Decimal) -> bytes:
+        """What ends a stream that was served, priced and settled."""
+
+    def broken(self, error: Problem, request_id: str) -> bytes:
+        """What ends a stream that failed: never what ends a good one."""

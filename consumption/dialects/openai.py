@@ -1,0 +1,169 @@
+"""OpenAI's API: ``POST /v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``.
+
+What the upstream answers is passed on as it came, byte for byte; fields that are not ours to know are passed on too.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from common.errors import InvalidField, Problem
+from common.money import plain
+from consumption import sse
+from consumption.call import Call, Terms
+from consumption.dialects.base import Answer
+from consumption.dialects.checks import bound_of_messages, bound_of_value, check_common, check_range
+from consumption.dialects.marketplace import number
+from consumption.replies import Chunk, Reply
+from consumption.strict_json import read_object
+from quotas.admission import Lease
+
+_encode = msgspec.json.Encoder().encode
+
+#: OpenAI's names for what went wrong, by status.
+_TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 402: "insufficient_quota",
+    403: "permission_error", 404: "invalid_request_error", 413: "invalid_request_error",
+    422: "invalid_request_error", 429: "rate_limit_error",
+}  # fmt: skip
+
+
+class _Paid:
+    """A checked body, kept as the caller wrote it."""
+
+    def __init__(self, body: dict[str, Any], path: str, *, writes: bool) -> None:
+        self.path = path
+        self.writes = writes
+        self.service = _typed(body, "model", str, required=True)
+        self.stream = bool(_typed(body, "stream", bool)) and writes
+        self.choices: int = 1 if body.get("n") is None else _typed(body, "n", int)
+        self.metadata: dict[str, Any] | None = _typed(body, "metadata", dict)
+        self._cap = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+        self.max_tokens: int | None = _typed(body, self._cap, int) if writes else None
+        options = _typed(body, "stream_options", dict) or {}
+        self.wants_usage = options.get("include_usage") is True
+        self._body = body
+        check_common(max_tokens=self.max_tokens, choices=self.choices, metadata=self.metadata)
+        for name, least, most in (("temperature", 0, 2), ("top_p", 0, 1)):
+            value = body.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise InvalidField(f"{name} must be a number", field=name)
+            check_range(value, name, least, most)
+
+    def prompt_bound(self) -> int:
+        body = self._body
+        bound = bound_of_value(body.get("tools")) + bound_of_value(body.get("response_format"))
+        bound += bound_of_value(body.get("functions")) + bound_of_value(body.get("suffix"))
+        if "messages" in body:
+            return bound + bound_of_messages(body["messages"])
+        # A list of token ids has more characters than tokens too.
+        return bound + bound_of_value(body.get("prompt")) + bound_of_value(body.get("input"))
+
+    def upstream_body(self, *, model: str, output_cap: int) -> bytes:
+        body: dict[str, Any] = {name: value for name, value in self._body.items() if name != "metadata"}
+        body["model"] = model
+        if self.writes:
+            body[self._cap] = output_cap
+        if self.stream:
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        return _encode(body)
+
+
+def _typed(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
+    value = body.get(name)
+    if value is None and not required:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidField(
+            f"{name} has the wrong type" if value is not None else f"{name} is missing", field=name
+        )
+    return value
+
+
+class OpenAi:
+    """The dialect, for one of its paths."""
+
+    def __init__(self, path: str, *, prompt: str, writes: bool = True) -> None:
+        self.path = path
+        self._prompt = prompt
+        self._writes = writes
+
+    def parse(self, call: Call, *, most_bytes: int) -> _Paid:
+        body = read_object(call.body, most_bytes=most_bytes)
+        given: Any = body.get(self._prompt)
+        kinds: Any = (list,) if self._prompt == "messages" else (str, list)
+        if not isinstance(given, kinds) or not given:
+            raise InvalidField(f"{self._prompt} is missing, empty or of the wrong type", field=self._prompt)
+        if self._prompt == "messages" and not all(_is_message(message) for message in given):
+            raise InvalidField("messages must be objects with a role", field="messages")
+        return _Paid(body, self.path, writes=self._writes)
+
+    def success(self, call: Call, terms: Terms, lease: Lease, reply: Reply, cost: Decimal) -> Answer:
+        return Answer(200, [("content-type", "application/json"), ("x-cost", plain(cost))], reply.raw)
+
+    def problem(self, error: Problem, request_id: str) -> Answer:
+        # A bad key is 401 here: the official clients raise AuthenticationError for that alone.
+        status = 401 if error.code == "invalid_api_key" else error.status
+        return Answer(
+            status, [("content-type", "application/json")], _encode({"error": _error(error, status)})
+        )
+
+    def chunk(self, call: Call, request: Any, chunk: Chunk) -> bytes:
+        if chunk.usage is None:
+            return sse.event(chunk.raw)
+        if request.wants_usage and not chunk.choices:
+            return b""  # told by ``last``, with the cost, once it is settled
+        return sse.event(_without_usage(chunk.raw)) if chunk.choices else b""
+
+    def last(self, call: Call, terms: Terms, request: Any, reply: Reply, cost: Decimal) -> bytes:
+        told = b": x-cost " + plain(cost).encode() + b"\n\n"
+        if request.wants_usage:
+            told = sse.event(_encode(_usage_chunk(call, terms, request, reply, cost)))
+        return told + sse.event(sse.DONE)
+
+    def broken(self, error: Problem, request_id: str) -> bytes:
+        return sse.event(_encode({"error": _error(error, error.status)}))
+
+
+CHAT = OpenAi("/chat/completions", prompt="messages")
+COMPLETIONS = OpenAi("/completions", prompt="prompt")
+EMBEDDINGS = OpenAi("/embeddings", prompt="input", writes=False)
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str)
+
+
+def _without_usage(raw: bytes) -> bytes:
+    document = msgspec.json.decode(raw)
+    del document["usage"]
+    return _encode(document)
+
+
+def _usage_chunk(call: Call, terms: Terms, request: Any, reply: Reply, cost: Decimal) -> dict[str, Any]:
+    tokens = reply.tokens
+    return {
+        "id": str(call.request_id),
+        "object": "chat.completion.chunk" if request.path == CHAT.path else "text_completion",
+        "created": int(call.request_id.int >> 80) // 1000,
+        "model": request.service,
+        "choices": [],
+        "usage": {
+            "prompt_tokens": tokens.prompt,
+            "completion_tokens": tokens.completion,
+            "total_tokens": tokens.total,
+            "prompt_tokens_details": {"cached_tokens": tokens.cached},
+            "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
+        },
+        "cost": {"amount": number(cost), "currency": terms.price.price.currency},
+    }
+
+
+def _error(error: Problem, status: int) -> dict[str, Any]:
+    return {
+        "message": error.detail,
+        "type": _TYPES.get(status, "api_error"),
+        "param": error.extra.get("field"),
+        "code": error.code,
+    }

@@ -1,0 +1,144 @@
+"""What upstreams answer: read as hostile, metered within what was reserved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from catalog.pricing import Tokens
+from consumption.errors import UpstreamFailed
+from metering.journal import UsageSource
+
+
+class Message(msgspec.Struct):
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class Choice(msgspec.Struct):
+    """A choice of a chat completion (``message``) or a completion (``text``)."""
+
+    message: Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def written(self) -> str:
+        return self.text or (self.message.content if self.message else None) or ""
+
+
+class _Document(msgspec.Struct):
+    choices: list[Choice] | None = None
+    data: list[Any] | None = None
+    usage: Any = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a stream. ``raw``: its JSON, as it came."""
+
+    choices: list["ChunkChoice"] | None = None
+    usage: Any = None
+    raw: bytes = b""
+
+
+class ChunkChoice(msgspec.Struct):
+    index: int = 0
+    delta: Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def written(self) -> str:
+        return self.text or (self.delta.content if self.delta else None) or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one call may cost at most, as it was reserved."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an upstream answered. ``raw``: the JSON as it came, empty for a stream."""
+
+    choices: Sequence[Choice]
+    tokens: Tokens
+    usage_source: UsageSource
+    raw: bytes = b""
+
+
+_document = msgspec.json.Decoder(_Document)
+_chunk = msgspec.json.Decoder(Chunk)
+_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+
+def read_reply(body: bytes, bounds: Bounds) -> Reply:
+    """The reply in a 200's body. Raises ``UpstreamFailed`` where it is none."""
+    try:
+        document = _document.decode(body)
+    except _ERRORS as error:
+        raise UpstreamFailed() from error
+    if not document.choices and not document.data:
+        raise UpstreamFailed()
+    choices = document.choices or []
+    if any(choice.message is None and choice.text is None for choice in choices):
+        raise UpstreamFailed()
+    tokens, source = meter(document.usage, bounds)
+    if tokens is None:
+        tokens = estimate(sum(len(choice.written.encode()) for choice in choices), bounds)
+    return Reply(choices, tokens, source, body)
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """One event of a stream. Raises ``UpstreamFailed`` where it is none."""
+    try:
+        chunk = _chunk.decode(data)
+    except _ERRORS as error:
+        raise UpstreamFailed() from error
+    chunk.raw = data
+    return chunk
+
+
+def meter(usage: Any, bounds: Bounds) -> tuple[Tokens | None, UsageSource]:
+    """The tokens of an upstream's ``usage`` object. Beyond what was reserved they are clamped, and flagged.
+
+    None where it reports nothing that can be counted.
+    """
+    if not isinstance(usage, dict):
+        return None, "estimated"
+    prompt = _count(usage.get("prompt_tokens"))
+    # Embeddings report no completion, since there is none.
+    completion = _count(usage.get("completion_tokens", 0 if bounds.completion == 0 else None))
+    if prompt is None or completion is None:
+        return None, "estimated"
+    cached = _count(_detail(usage, "prompt_tokens_details", "cached_tokens")) or 0
+    reasoning = _count(_detail(usage, "completion_tokens_details", "reasoning_tokens")) or 0
+    within = prompt <= bounds.prompt and completion <= bounds.completion
+    prompt, completion = min(prompt, bounds.prompt), min(completion, bounds.completion)
+    tokens = Tokens(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    return tokens, "reported" if within else "clamped"
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _detail(usage: dict[str, Any], group: str, name: str) -> Any:
+    details = usage.get(group)
+    return details.get(name) if isinstance(details, dict) else None
+
+
+#: Bytes of text that make a token, about, in Latin scripts: the estimate where an upstream reports no usage.
+BYTES_PER_TOKEN = 4
+
+
+def estimate(written_bytes: int, bounds: Bounds) -> Tokens:
+    """Tokens of a call whose upstream reports none."""
+    return Tokens(
+        prompt=-(-bounds.prompt // BYTES_PER_TOKEN),
+        completion=min(-(-written_bytes // BYTES_PER_TOKEN), bounds.completion),
+    )

@@ -1,0 +1,38 @@
+"""Server-sent events (WHATWG HTML, section 9.2), as upstreams send them: bytes in, the data of whole events out."""
+
+from consumption.errors import UpstreamFailed
+
+#: An event larger than this is nobody's token.
+MOST_EVENT_BYTES = 1024 * 1024
+DONE = b"[DONE]"
+
+
+class EventReader:
+    """Cuts a byte stream into events; keeps what is not whole yet."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The ``data`` of every event that is whole now. Raises ``UpstreamFailed`` for an endless one."""
+        whole = self._rest + data
+        if b"\r" in whole:
+            whole = whole.replace(b"\r\n", b"\n")
+        events = whole.split(b"\n\n")
+        self._rest = events.pop()
+        if len(self._rest) > MOST_EVENT_BYTES:
+            raise UpstreamFailed()
+        return [payload for event in events if (payload := _data_of(event))]
+
+
+def _data_of(event: bytes) -> bytes:
+    """All ``data`` lines of one event, joined; comments and other fields are passed over."""
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def event(data: bytes) -> bytes:
+    """One event with one line of data."""
+    return b"data: " + data + b"\n\n"
