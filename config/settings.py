@@ -69,8 +69,9 @@ INSTALLED_APPS = [
 ]
 
 _SHARED_MIDDLEWARE = [
+    "config.middleware.request_id",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.middleware.StaticFiles",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]

@@ -80,7 +80,8 @@ class KeysView(ListAPIView[ApiKey]):
             actor=membership.user.get_username(),
             address=address_of(request),
         )
-        return Response({**NewKeySerializer(key).data, "key": text}, status=201)
+        shown = KeySerializer(key).data
+        return Response({"id": shown.pop("id"), "key": text, **shown}, status=201)
 
 
 class KeyView(APIView):

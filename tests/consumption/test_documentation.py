@@ -1,6 +1,7 @@
 """The API's description, its pages, and the problems that Django answers by itself."""
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -118,3 +119,24 @@ def test_a_defect_says_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     response = anonymous().get("/api/v1/services")
     assert refusal(response) == (500, "internal_error")
     assert b"secret" not in response.content
+
+
+def test_static_files_come_whole_in_part_or_not_at_all() -> None:
+    url = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
+    whole = Client().get(url)
+    assert (whole.status_code, whole.streaming) == (200, False)
+    assert whole["Content-Type"].startswith("text/javascript")
+    assert int(whole["Content-Length"]) == len(whole.content) > 100_000
+    part = Client().get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+    assert Client().get(url, headers={"If-Modified-Since": whole["Last-Modified"]}).status_code == 304
+    assert Client().head(url).content == b""
+
+
+def test_every_answer_names_its_request() -> None:
+    answers = [
+        Client().get(path) for path in ("/api/v1/openapi.json", "/api/v1/docs", "/api/v1/keys", "/nothing")
+    ]
+    ids = {uuid.UUID(answer["X-Request-Id"]) for answer in answers}
+    assert len(ids) == 4
+    assert {id_.version for id_ in ids} == {7}
