@@ -1,14 +1,18 @@
 """DRF's exceptions as problem documents, so that every refusal of the REST API looks alike (RFC 9457)."""
 
+import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from common.errors import Problem
+from common.errors import Problem, Unavailable
 from common.ids import uuid7
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -28,6 +32,9 @@ _CODES: dict[int, tuple[str, str]] = {
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's hook. None leaves what is not a refusal to Django: it is a defect, and answers 500."""
     request_id = str(uuid7())
+    if isinstance(error, OperationalError | InterfaceError):
+        log.warning("the database did not answer: %s", error)
+        error = Unavailable(retry_after=1)
     if isinstance(error, Problem):
         return _response(error.document(request_id), error.status, request_id, error.retry_after)
     if isinstance(error, Http404):

@@ -107,3 +107,13 @@ def test_a_super_admin_gives_roles_and_the_trail_tells_of_it() -> None:
     told = [(e.actor, e.action, e.before, e.after) for e in AuditEntry.objects.order_by("id")]
     assert (boss.username, "user_changed", {"groups": []}, {"groups": ["finance"]}) in told
     assert not any("password" in {**e.before, **e.after} for e in AuditEntry.objects.all())
+
+
+def test_a_change_of_what_a_role_may_is_told() -> None:
+    boss = operator("super_admin")
+    role = Group.objects.create(name="auditor")
+    view = Permission.objects.get(codename="view_auditentry")
+    posted(console(boss), f"/admin/auth/group/{role.pk}/change/", name="auditor", permissions=[view.pk])
+    entry = AuditEntry.objects.get()
+    assert (entry.actor, entry.action, entry.target_id) == (boss.username, "group_changed", str(role.pk))
+    assert (entry.before, entry.after) == ({"permissions": []}, {"permissions": ["view_auditentry"]})
