@@ -35,8 +35,8 @@ PAUSE = 0.03
 #: After an outage the next try comes after these seconds, doubled up to the second number.
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 
-#: What passes by waiting: a store is away, or another drain was quicker.
-OUTAGES = (DatabaseError, redis.RedisError, positions.Fenced)
+#: What passes by waiting: a store is away, another drain was quicker, or a partition has to be made first.
+OUTAGES = (DatabaseError, redis.RedisError, positions.Fenced, ledger.MissingPartition)
 
 
 class Session:
@@ -105,7 +105,6 @@ class Session:
         try:
             self._commit(batches, lines, letters)
         except ledger.MissingPartition:
-            log.error("a partition of the ledger was missing and is made again")
             self._partitions.forget()
             raise
         crash.point("after-commit")
@@ -189,16 +188,16 @@ class Drain:
         """Drain until ``stop``, or until ``until`` says so after a step."""
         retry = FIRST_RETRY
         while not self._stopping:
+            started = time.monotonic()
             try:
                 self._session(until)
                 return
-            except ledger.MissingPartition:
-                continue
             except OUTAGES as outage:
                 log.warning("draining waits: %s: %s", type(outage).__name__, _first_line(outage))
             finally:
                 _disconnect()
-            retry = self._wait(retry)
+            went_well = time.monotonic() - started > LAST_RETRY
+            retry = self._wait(FIRST_RETRY if went_well else retry)
 
     def _session(self, until: Callable[[], bool]) -> None:
         session = Session(self._partitions)

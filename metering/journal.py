@@ -15,6 +15,7 @@ UsageSource = Literal["reported", "estimated", "clamped", "none"]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
 Amount = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?\Z")]
 
 TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
@@ -36,7 +37,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     api_key_id: uuid.UUID
     price_version_id: uuid.UUID
     tier: str
-    currency: str
+    currency: Currency
     status: Status
     duration_ms: Milliseconds = 0
     prompt_tokens: Count = 0

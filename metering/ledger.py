@@ -18,6 +18,7 @@ from typing import Any
 from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from common import clock
+from metering import rollups
 from metering.journal import TOKEN_COUNTS, Entry
 from metering.lines import COLUMNS, Line
 from metering.models import ClosedMonth, DeadLetter, UsageRecord
@@ -64,7 +65,8 @@ class Changes:
 
 
 def prepare() -> None:
-    """Make the session's staging table. Once a connection, before the first merge."""
+    """Make the session's staging tables. Once a connection, before the first merge."""
+    rollups.prepare()
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TEMP TABLE IF NOT EXISTS staged_lines (LIKE usage_records) ON COMMIT DELETE ROWS"
@@ -97,7 +99,7 @@ def _is_fault_of_data(error: DatabaseError) -> bool:
     cause: Any = error.__cause__
     code = getattr(cause, "pgcode", None) or ""
     if isinstance(error, IntegrityError) and code == _CHECK_VIOLATION and cause.diag.constraint_name is None:
-        raise MissingPartition from error
+        raise MissingPartition("a month of the ledger has no partition") from error
     return code[:2] in _FAULTS_OF_DATA
 
 

@@ -38,7 +38,7 @@ class Unreadable(Exception):
 class Line:
     """One line of the ledger, and where in the journal it came from.
 
-    ``id`` is the request's, but for a correction, which has its own.
+    ``id`` is the request's, but for a correction, which has its own. ``owners``: see ``owners_text``.
     """
 
     shard: int
@@ -50,6 +50,7 @@ class Line:
     moment: dt.datetime
     cost: Decimal
     metadata: str | None
+    owners: str
     kind: str = UsageRecord.Kind.USAGE.value
 
     @property
@@ -85,8 +86,7 @@ class Line:
         error, metadata = self.error_json(), self.metadata
         is_correction = self.kind == UsageRecord.Kind.CORRECTION
         return (
-            f"{self.id.hex}\t{entry.request_id.hex}\t{entry.service_id.hex}\t{entry.consumer_id.hex}\t"
-            f"{entry.api_key_id.hex}\t{entry.price_version_id.hex}\t{_escaped(entry.tier)}\t"
+            f"{self.id.hex}\t{entry.request_id.hex}\t{self.owners}\t"
             f"{self.moment.isoformat()}\t{entry.duration_ms}\t{self.usage_json()}\t"
             f"{self.cost_json()}\t{entry.total_tokens}\t{entry.cost}\t{entry.currency}\t"
             f"{entry.status}\t{_NULL if error is None else _escaped(error)}\t{self.kind}\t"
@@ -117,8 +117,17 @@ class Reader:
         if not is_uuid7(id_) or not self._from_ms <= milliseconds_of(id_) <= self._until_ms:
             raise Unreadable("the request id holds no plausible time")
         return Line(
-            shard, stream_id, raw, settlement, entry, id_, moment_of(id_), Decimal(entry.cost), metadata
-        )
+            shard, stream_id, raw, settlement, entry, id_, moment_of(id_), Decimal(entry.cost), metadata,
+            owners_text(entry, entry.tier),
+        )  # fmt: skip
+
+
+def owners_text(of: journal.Entry | UsageRecord, tier: str) -> str:
+    """Service, consumer, key, price version and tier, as columns of ``copy_text`` and as a key to add up by."""
+    return (
+        f"{of.service_id.hex}\t{of.consumer_id.hex}\t{of.api_key_id.hex}\t{of.price_version_id.hex}\t"
+        f"{_escaped(tier)}"
+    )
 
 
 def entry_fields(fields: list[bytes]) -> tuple[bytes, str]:

@@ -206,6 +206,24 @@ def test_a_running_drain_heals_by_itself(own_market: Market, own_valkey: Valkey)
     assert "Traceback" not in own_market.log.read_text()
 
 
+def test_a_full_valkey_is_drained_and_its_shards_are_opened(own_market: Market) -> None:
+    own_market.drain()
+    own_market.valkey.config_set("maxmemory", "1")
+    with pytest.raises(redis.OutOfMemoryError):
+        own_market.valkey.set("anything", "1")
+    entry = own_market.entry()
+    assert settle(own_market, entry)[0] == b"ok"
+    own_market.valkey.delete(shards.epoch_key(own_market.shard))
+
+    own_market.drain()
+
+    assert is_live(own_market)
+    assert own_market.record(entry).total_tokens == 30
+    watermark: Any = own_market.valkey.get(shards.watermark_key(own_market.shard))
+    assert watermark.decode() == f"2:{JournalPosition.objects.get(shard=own_market.shard).last_id}"
+    assert counter(own_market) == {"used": 30, "reserved": 0}
+
+
 def test_a_connection_never_comes_back_to_another_life(own_market: Market, own_valkey: Valkey) -> None:
     server = OneLife()
     assert server.client.ping()
