@@ -41,7 +41,8 @@ def client(boss: User) -> Client:
 def service_form(**changed: Any) -> dict[str, Any]:
     return {
         "name": "alpha", "version": "1.0", "status": "active", "endpoint": "https://llm.example/v1",
-        "upstream_model": "", "default_max_tokens": 1024, "deadline_seconds": 30, "pricing": json.dumps(PER_TOKEN),
+        "upstream_model": "", "default_max_tokens": 1024, "deadline_seconds": 30, "stream_deadline_seconds": 600,
+        "pricing": json.dumps(PER_TOKEN),
         "sla": "", "region": "", "clearance": 1, "price_versions-TOTAL_FORMS": 0, "price_versions-INITIAL_FORMS": 0,
         **changed,
     }  # fmt: skip
@@ -57,6 +58,7 @@ def form_of(service: Service, **changed: Any) -> dict[str, Any]:
             "endpoint",
             "default_max_tokens",
             "deadline_seconds",
+            "stream_deadline_seconds",
             "clearance",
         )
     }

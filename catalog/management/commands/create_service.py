@@ -27,6 +27,7 @@ class Command(JsonCommand):
         )
         parser.add_argument("--default-max-tokens", type=int, default=1024)
         parser.add_argument("--deadline-seconds", type=int, default=30)
+        parser.add_argument("--stream-deadline-seconds", type=int, default=600)
 
     def answer(self, **options: Any) -> dict[str, Any]:
         service = publish_service(
@@ -42,6 +43,7 @@ class Command(JsonCommand):
             clearance=Service.Clearance[options["clearance"].upper()],
             default_max_tokens=options["default_max_tokens"],
             deadline_seconds=options["deadline_seconds"],
+            stream_deadline_seconds=options["stream_deadline_seconds"],
         )
         return {"id": str(service.id)}
 
