@@ -14,7 +14,8 @@ from accounts.models import Consumer, Membership, User
 class Caller:
     """What ``request.user`` is in the REST API. ``actor`` is how the audit trail names it.
 
-    ``service_id``: the one service it is bound to, at ``tier``; None: all that its consumer is entitled to.
+    ``service_id``: the one service it is bound to; None: all that its consumer is entitled to. ``tier``: the highest
+    it acts at there; None: the entitlements alone rule.
     """
 
     consumer_id: uuid.UUID

@@ -49,9 +49,9 @@ def entitlement_of(caller: Caller, service_id: uuid.UUID) -> Entitlement:
 
 
 def apply_tier_of(caller: Caller, entitlements: Iterable[Entitlement]) -> None:
-    """A key that is bound to one service brings its own tier; else the entitlement's holds. Saves nothing."""
+    """The entitlement rules, and a key may have been issued for less. Saves nothing."""
     if caller.tier is None:
         return
     tier = Tier.objects.get(name=caller.tier)
     for entitlement in entitlements:
-        entitlement.tier = tier
+        entitlement.tier = min(entitlement.tier, tier, key=lambda each: each.rank)

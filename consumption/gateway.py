@@ -85,7 +85,7 @@ class Gateway:
         if not offer.served:
             raise ServiceSuspended()
         price = offer.price_at(milliseconds_of(call.request_id))
-        tier = grant.tier_for(offer.id)
+        tier = grant.tiers[offer.id]
         limits = self.snapshot.tiers.get(tier)
         if price is None or limits is None:
             raise Unavailable("The service has no price yet", retry_after=1)

@@ -34,12 +34,11 @@ class ApiKeyAuthentication(BaseAuthentication):
         if scheme.lower() != "bearer" or not text.startswith("mk_"):
             return None
         grant = proofs.grant(text)
-        bound = grant.service_id is not None
         caller = Caller(
             consumer_id=grant.consumer_id,
             actor=f"key {grant.public_id}",
             service_id=grant.service_id,
-            tier=grant.tier if bound else None,
+            tier=grant.tier if grant.service_id is not None else None,
         )
         return caller, grant
 

@@ -11,9 +11,10 @@ from keys.models import ApiKey
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The state of one key. ``service_id`` None: every service in ``entitlements`` (service → tier).
+    """The state of one key.
 
-    ``expires_at_ms``: milliseconds since the epoch, or None.
+    ``service_id``: the one service it is bound to, or None. ``tier``: what the key was issued for.
+    ``tiers``: every service its consumer is entitled to, with the tier in force for this key. ``expires_at_ms``: milliseconds since the epoch, or None.
     """
 
     api_key_id: uuid.UUID
@@ -22,7 +23,7 @@ class Grant:
     residency: str
     service_id: uuid.UUID | None
     tier: str
-    entitlements: dict[uuid.UUID, str]
+    tiers: dict[uuid.UUID, str]
     expires_at_ms: int | None
     blocked: bool
 
@@ -34,11 +35,7 @@ class Grant:
 
     def reaches(self, service_id: uuid.UUID) -> bool:
         """Whether the key may call a service: entitled, and not bound to another one."""
-        return service_id in self.entitlements and self.service_id in {None, service_id}
-
-    def tier_for(self, service_id: uuid.UUID) -> str:
-        """The tier in force: the key's own where it is bound to the service, else the entitlement's."""
-        return self.tier if self.service_id == service_id else self.entitlements[service_id]
+        return service_id in self.tiers and self.service_id in {None, service_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +48,10 @@ class StoredKey:
 
 def load(public_id: str) -> StoredKey | None:
     """Read a key's state. None where there is no such key. Two queries; never called on the hot path."""
-    key = ApiKey.objects.select_related("consumer").filter(public_id=public_id).first()
+    key = ApiKey.objects.select_related("consumer", "tier").filter(public_id=public_id).first()
     if key is None:
         return None
-    entitlements = dict(
-        Entitlement.objects.filter(consumer_id=key.consumer_id).values_list("service_id", "tier_id")
-    )
+    entitlements = Entitlement.objects.filter(consumer_id=key.consumer_id).select_related("tier")
     return StoredKey(
         grant=Grant(
             api_key_id=key.id,
@@ -65,9 +60,16 @@ def load(public_id: str) -> StoredKey | None:
             residency=key.consumer.residency,
             service_id=key.service_id,
             tier=key.tier_id,
-            entitlements=entitlements,
+            tiers={each.service_id: _in_force(key, each) for each in entitlements},
             expires_at_ms=None if key.expires_at is None else int(key.expires_at.timestamp() * 1000),
             blocked=key.revoked_at is not None or key.consumer.status != Consumer.Status.ACTIVE,
         ),
         key_hash=key.key_hash,
     )
+
+
+def _in_force(key: ApiKey, entitlement: Entitlement) -> str:
+    """The entitlement rules; a key that is bound to the service may have been issued for less."""
+    if key.service_id != entitlement.service_id:
+        return entitlement.tier_id
+    return min(entitlement.tier, key.tier, key=lambda tier: tier.rank).name

@@ -88,7 +88,7 @@ async def test_many_calls_with_a_new_key_prove_it_once(ring: Keyring, proofs: li
     grant = await ring.authenticate(text)
     assert key.service_id is not None
     assert grant.reaches(key.service_id)
-    assert grant.tier_for(key.service_id) == "enterprise"
+    assert grant.tiers == {key.service_id: "enterprise"}
     assert len(proofs) == 1
 
 

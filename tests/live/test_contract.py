@@ -312,6 +312,18 @@ def test_the_quota_holds_to_the_last_token(gateway: GatewayProcess, stack: Stack
     assert rest.status_code in {200, 402}
 
 
+def test_an_entitlement_that_is_lowered_lowers_its_keys_within_a_second(
+    gateway: GatewayProcess, stack: Stack
+) -> None:
+    service, key, text = make_key(stack)
+    assert gateway.consume(service.id, text, PROMPT).headers["RateLimit-Limit"] == "1000"
+    Entitlement.objects.filter(consumer=key.consumer).update(tier=factories.make_tier("basic"))
+    wait_for(
+        lambda: gateway.consume(service.id, text, PROMPT).headers.get("RateLimit-Limit") == "10", seconds=1
+    )
+    assert gateway.get(f"/api/v1/quota/{service.id}", text).json()["tier"] == "basic"
+
+
 def test_a_tier_of_zero_forbids(gateway: GatewayProcess, stack: Stack) -> None:
     Tier.objects.get_or_create(
         name="nothing", defaults={"rank": 2, "requests_per_second": 0, "tokens_per_month": None}

@@ -20,14 +20,18 @@ MESSAGES: Any = [{"role": "user", "content": "Explain quantum computing in simpl
 class Setting:
     """A service, a key for it, and a client that has the key."""
 
-    def __init__(self, gateway: GatewayProcess, stack: Stack, *, tier: str = "enterprise", **fields: Any) -> None:
+    def __init__(
+        self, gateway: GatewayProcess, stack: Stack, *, tier: str = "enterprise", **fields: Any
+    ) -> None:
         self.gateway = gateway
         self.service = factories.make_service(endpoint=stack.upstream_url, **fields)
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
         self.client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
         gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
 
-    def post(self, body: Any, *, path: str = "/v1/chat/completions", stream: bool = False) -> requests.Response:
+    def post(
+        self, body: Any, *, path: str = "/v1/chat/completions", stream: bool = False
+    ) -> requests.Response:
         return requests.post(
             self.gateway.url + path,
             json=body,
@@ -62,7 +66,9 @@ def test_a_chat_completion_is_answered_as_the_upstream_wrote_it(setting: Setting
 
 
 def test_a_stream_is_passed_on_and_settled(setting: Setting, stack: Stack) -> None:
-    stream = setting.client.chat.completions.create(model=setting.service.name, messages=MESSAGES, stream=True)
+    stream = setting.client.chat.completions.create(
+        model=setting.service.name, messages=MESSAGES, stream=True
+    )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert len(chunks) > 3
@@ -102,10 +108,16 @@ def test_our_own_stream_ends_with_usage_and_cost(setting: Setting) -> None:
     assert all("usage" not in event for event in events[:-1])
 
 
-def test_a_client_that_goes_away_is_charged_for_what_it_got(stack: Stack, lane_gateway: GatewayProcess) -> None:
+def test_a_client_that_goes_away_is_charged_for_what_it_got(
+    stack: Stack, lane_gateway: GatewayProcess
+) -> None:
     setting = Setting(lane_gateway, stack, pricing=factories.PER_REQUEST)
     # The socket's buffers must not swallow the whole answer before the client is seen to have gone.
-    body = {"model": setting.service.name, "messages": [{"role": "user", "content": "word " * 150_000}], "stream": True}
+    body = {
+        "model": setting.service.name,
+        "messages": [{"role": "user", "content": "word " * 150_000}],
+        "stream": True,
+    }
     with setting.post({**body, "max_tokens": 200_000}, stream=True) as answer:
         next(answer.iter_content(10))
     row = the_row(setting)
@@ -118,7 +130,9 @@ def test_a_client_that_goes_away_is_charged_for_what_it_got(stack: Stack, lane_g
 def test_the_clients_own_errors_come_out_right(setting: Setting, stack: Stack) -> None:
     def create(**changes: Any) -> Any:
         client = changes.pop("client", setting.client)
-        return client.chat.completions.create(**{"model": setting.service.name, "messages": MESSAGES, **changes})
+        return client.chat.completions.create(
+            **{"model": setting.service.name, "messages": MESSAGES, **changes}
+        )
 
     stranger = openai.OpenAI(base_url=f"{setting.gateway.url}/v1", api_key="mk_live_wrong", max_retries=0)
     with pytest.raises(openai.AuthenticationError) as wrong:
@@ -133,9 +147,13 @@ def test_the_clients_own_errors_come_out_right(setting: Setting, stack: Stack) -
         create(metadata={"data_classification": "restricted"})
 
     basic = Setting(setting.gateway, stack, tier="basic")
-    with pytest.raises(openai.RateLimitError) as limited:
+
+    def call_until_refused() -> None:
         for _ in range(60):
             create(client=basic.client, model=basic.service.name, max_tokens=5)
+
+    with pytest.raises(openai.RateLimitError) as limited:
+        call_until_refused()
     assert limited.value.response.headers["retry-after"] == "1"
     with pytest.raises(openai.APIStatusError) as spent:
         create(client=basic.client, model=basic.service.name, max_tokens=200_000)
