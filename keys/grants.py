@@ -13,8 +13,9 @@ from keys.models import ApiKey
 class Grant:
     """The state of one key.
 
-    ``service_id``: the one service it is bound to, or None. ``tier``: what the key was issued for.
-    ``tiers``: every service its consumer is entitled to, with the tier in force for this key. ``expires_at_ms``: milliseconds since the epoch, or None.
+    ``service_id``: the one service it is bound to, or None. ``tier``: what the key was issued for. ``tiers``: every
+    service its consumer is entitled to, with the tier in force for this key. ``expires_at_ms``: milliseconds since
+    the epoch, or None.
     """
 
     api_key_id: uuid.UUID
