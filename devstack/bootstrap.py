@@ -55,7 +55,10 @@ def create_venv() -> None:
 def install(requirements: Path) -> None:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     say(f"Installing {requirements.name} into {VENV.name} (a minute or so, the first time)")
-    if subprocess.run([*pip, "--require-hashes", "-r", str(requirements)], check=False).returncode != 0:
+    # pip asks `rustc` for its version, and where that is rustup's it makes a folder of its own in HOME.
+    environment = {"RUSTUP_HOME": str(VENV / "rustup"), **os.environ}
+    command = [*pip, "--require-hashes", "-r", str(requirements)]
+    if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise BootstrapError("the packages could not be installed: see pip's lines above")
 
 
