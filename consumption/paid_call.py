@@ -182,16 +182,23 @@ class Relay:
 
     async def _pass_on(self, write: Write) -> None:
         async for data in self._opened.chunks(MOST_STREAM_BYTES):
-            out = b"".join([self._take(event) for event in self._reader.feed(data)])
-            if out:
-                self._delivered = True
-                await write(out)
+            await self._pass_on_events(data, write)
             if self._done:
                 return
         # Without its [DONE] the stream was cut: to the caller it must not look whole.
         failure = UpstreamFailed()
         failure.reached_upstream = True
         raise failure
+
+    async def _pass_on_events(self, data: bytes, write: Write) -> None:
+        """All whole events that came with one read leave in one write, also those before a bad one."""
+        out: list[bytes] = []
+        try:
+            out += map(self._take, self._reader.feed(data))
+        finally:
+            if any(out):
+                self._delivered = True
+                await write(b"".join(out))
 
     def _take(self, event: bytes) -> bytes:
         """What the caller gets for one event."""

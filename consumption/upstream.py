@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-from pyreqwest.exceptions import ConnectError, ConnectTimeoutError, PyreqwestError, RequestTimeoutError
+from pyreqwest.exceptions import DetailedPyreqwestError, PyreqwestError, RequestTimeoutError
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response
 
@@ -98,9 +98,9 @@ class Upstream:
         )
         try:
             return OpenAnswer(request, await request.__aenter__(), offer.name)
-        except (ConnectError, ConnectTimeoutError):
-            return None
         except PyreqwestError as error:
+            if _never_connected(error):
+                return None
             raise _failure(error, offer.name) from error
 
 
@@ -131,6 +131,15 @@ class OpenAnswer:
         """Let the connection go; what has not come yet is not waited for."""
         with contextlib.suppress(PyreqwestError):
             await self._request.__aexit__(None, None, None)
+
+
+def _never_connected(error: PyreqwestError) -> bool:
+    """Whether nothing can have been sent. The class does not tell: ``ConnectError`` is also what a server raises that
+    read the request, maybe worked on it, and closed the connection without an answer."""
+    if not isinstance(error, DetailedPyreqwestError):
+        return False
+    causes = error.details["causes"] or []
+    return any(cause["message"] == "client error (Connect)" for cause in causes)
 
 
 def _failure(error: PyreqwestError, name: str) -> Problem:

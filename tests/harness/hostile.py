@@ -1,0 +1,159 @@
+"""An upstream that misbehaves, over a real socket. The first part of the path says how."""
+
+import contextlib
+import gzip
+import json
+import socket
+import socketserver
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Connection = socket.socket
+
+
+def completion(usage: Any) -> bytes:
+    document: dict[str, Any] = {
+        "choices": [{"message": {"role": "assistant", "content": "a few words here"}}]
+    }
+    if usage is not None:
+        document["usage"] = usage
+    return json.dumps(document).encode()
+
+
+def ok(body: bytes, *headers: str) -> bytes:
+    lines = ["HTTP/1.1 200 OK", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def head_of_stream() -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+def event(text: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}).encode() + b"\n\n"
+
+
+def reset(connection: Connection) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def hang(connection: Connection) -> None:
+    time.sleep(4)
+
+
+def drip(connection: Connection) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(16):
+        connection.sendall(b" ")
+        time.sleep(0.25)
+
+
+def reset_in_the_body(connection: Connection) -> None:
+    connection.sendall(ok(completion({}) + b" " * 1000)[:-500])
+    time.sleep(0.1)
+    reset(connection)
+
+
+def endless_body(connection: Connection) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(400):
+        connection.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+
+
+def stream_then_reset(connection: Connection) -> None:
+    connection.sendall(head_of_stream() + event("one ") * 8)
+    time.sleep(0.2)
+    reset(connection)
+
+
+def stream_then_hang(connection: Connection) -> None:
+    connection.sendall(head_of_stream() + event("one ") * 8)
+    time.sleep(4)
+
+
+def stream_endless_line(connection: Connection) -> None:
+    connection.sendall(head_of_stream() + event("one ") * 8 + b"data: ")
+    for _ in range(64):
+        connection.sendall(b"x" * 65536)
+
+
+def sends(data: bytes) -> Callable[[Connection], None]:
+    return lambda connection: connection.sendall(data)
+
+
+USAGES: dict[str, Any] = {
+    "absent": None,
+    "no-object": "many",
+    "negative": {"prompt_tokens": -5, "completion_tokens": 5},
+    "fractional": {"prompt_tokens": 1.5, "completion_tokens": 5},
+    "boolean": {"prompt_tokens": True, "completion_tokens": 5},
+    "half": {"prompt_tokens": 5},
+    "huge": {"prompt_tokens": 10**18, "completion_tokens": 10**18},
+    "beyond": {"prompt_tokens": 10**30, "completion_tokens": 1},
+}
+BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
+    "hang": hang,
+    "drip": drip,
+    "reset": reset,
+    "reset-in-the-body": reset_in_the_body,
+    "endless-body": endless_body,
+    "garbage": sends(ok(b"<html>it works</html>")),
+    "not-http": sends(b"\x00\x01\x02 hello\r\n\r\n"),
+    "empty": sends(ok(b"")),
+    "no-choices": sends(ok(b'{"choices": []}')),
+    "wrong-types": sends(ok(b'{"choices": [{"message": "hi"}]}')),
+    "deep": sends(ok(b'{"choices":' + b"[" * 100_000)),
+    "gzip-bomb": sends(ok(gzip.compress(b" " * 50_000_000), "Content-Encoding: gzip")),
+    "redirect": sends(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
+    "many-headers": sends(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\n"),
+    "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 6\r\n\r\nsecret"),
+    "fails": sends(b"HTTP/1.1 500 No\r\nContent-Length: 6\r\n\r\nsecret"),
+    "stream-reset": stream_then_reset,
+    "stream-hang": stream_then_hang,
+    "stream-endless-line": stream_endless_line,
+    "stream-cut": sends(head_of_stream() + event("one ") * 8),
+    "stream-garbage": sends(head_of_stream() + event("one ") * 8 + b"data: {nonsense\n\n"),
+    "stream-without-usage": sends(head_of_stream() + event("one ") * 8 + b"data: [DONE]\n\n"),
+    **{f"usage-{name}": sends(ok(completion(usage))) for name, usage in USAGES.items()},
+}
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        # Whoever misbehaves on purpose does not mind that the other side hangs up.
+        with contextlib.suppress(OSError):
+            path = self._read_request()
+            self.server.calls.append(path)  # type: ignore[attr-defined]
+            BEHAVIOURS[path](self.request)
+
+    def _read_request(self) -> str:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += self.request.recv(65536)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        while len(body) < length:
+            body += self.request.recv(65536)
+        return head.split()[1].decode().split("/")[1]
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.calls: list[str] = []
+
+
+@contextlib.contextmanager
+def hostile_upstream() -> Iterator[_Server]:
+    """A server at ``server_address``; ``calls`` holds every request's behaviour."""
+    server = _Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
