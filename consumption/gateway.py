@@ -12,6 +12,7 @@ from common.ids import milliseconds_of
 from consumption import metrics, settlement
 from consumption.answers import refusal
 from consumption.call import Call, Terms
+from consumption.dialects import openai
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import AccessDenied, PolicyDenied, ServiceNotFound, ServiceSuspended
 from consumption.paid_call import PaidCall, Stream
@@ -74,6 +75,22 @@ class Gateway:
         except Exception:
             log.exception("a defect, request %s", call.request_id)
             return refusal(call, Problem())
+
+    async def models(self, call: Call) -> Answer:
+        """What the key may give as ``model``: every service it reaches, by its shortest name."""
+        try:
+            grant = await self.keyring.authenticate(call.key)
+        except Problem as error:
+            return refusal(call, error)
+        names = self.snapshot.names
+        reached = {
+            name: offer
+            for name, offer in sorted(names.items())
+            if offer.served
+            and grant.reaches(offer.id)
+            and ("@" not in name or names[offer.name] is not offer)
+        }
+        return openai.models(reached.items())
 
     def resolve(self, call: Call, grant: Grant, request: PaidRequest) -> Terms:
         """The offer, the price that holds at the call's id, and the limits of the tier in force."""

@@ -3,11 +3,12 @@
 from django.urls import path
 
 from consumption.transport import DIALECTS
-from consumption.views import ConsumeView, HealthView, MetricsView, OpenAiView, ReadyView
+from consumption.views import ConsumeView, HealthView, MetricsView, ModelsView, OpenAiView, ReadyView
 
 urlpatterns = [
     path("api/v1/consume/<str:service_id>", ConsumeView.as_view(), name="consume"),
     *(path(route[1:], OpenAiView.as_view()) for route in DIALECTS),
+    path("v1/models", ModelsView.as_view(), name="models"),
     path("health", HealthView.as_view(), name="health"),
     path("health/ready", ReadyView.as_view(), name="ready"),
     path("metrics", MetricsView.as_view(), name="metrics"),

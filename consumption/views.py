@@ -21,6 +21,7 @@ from common.problem_schema import problems
 from consumption import gauges, metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
+from consumption.dialects import openai
 from consumption.dialects.base import Answer
 from consumption.paid_call import Stream
 from consumption.serializers import (
@@ -75,6 +76,18 @@ class OpenAiView(OpenView):
     @extend_schema(exclude=True)
     async def post(self, request: Request) -> HttpResponseBase:
         return await _paid(request, Call(DIALECTS[request.path], _key(request), address_of(request)))
+
+
+class ModelsView(OpenView):
+    """What a key may call, as OpenAI's clients list it."""
+
+    @extend_schema(exclude=True)
+    async def get(self, request: Request) -> HttpResponse:
+        call = Call(openai.CHAT, _key(request), address_of(request))
+        running = runtime.current()
+        if running is None:
+            return _response(refusal(call, Unavailable("This process does not serve calls")))
+        return _response(await running.gateway.models(call))
 
 
 class HealthView(OpenView):

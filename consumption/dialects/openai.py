@@ -1,13 +1,15 @@
-"""OpenAI's API: ``POST /v1/chat/completions``, ``/v1/completions`` and ``/v1/embeddings``.
+"""OpenAI's API: ``POST /v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings``, and ``GET /v1/models``.
 
 What the upstream answers is passed on as it came, byte for byte; fields that are not ours to know are passed on too.
 """
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
+from catalog.snapshot import Offer
 from common.errors import InvalidField, Problem
 from common.money import plain
 from consumption import sse
@@ -124,6 +126,15 @@ class OpenAi:
 
     def broken(self, error: Problem, request_id: str) -> bytes:
         return sse.event(_encode({"error": _error(error, error.status)}))
+
+
+def models(offers: Iterable[tuple[str, Offer]]) -> Answer:
+    """The answer of ``GET /v1/models``: what can be given as ``model``, and which service that is."""
+    data = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "marketplace", "service_id": offer.id}
+        for name, offer in offers
+    ]
+    return Answer(200, [("content-type", "application/json")], _encode({"object": "list", "data": data}))
 
 
 CHAT = OpenAi("/chat/completions", prompt="messages")

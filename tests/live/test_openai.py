@@ -65,6 +65,14 @@ def test_a_chat_completion_is_answered_as_the_upstream_wrote_it(setting: Setting
     assert setting.client.chat.completions.create(model=named, messages=MESSAGES).choices
 
 
+def test_models_are_what_the_key_may_call(setting: Setting, stack: Stack) -> None:
+    Setting(setting.gateway, stack)
+    assert [model.id for model in setting.client.models.list()] == [setting.service.name]
+    stranger = openai.OpenAI(base_url=f"{setting.gateway.url}/v1", api_key="mk_live_wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+
+
 def test_a_stream_is_passed_on_and_settled(setting: Setting, stack: Stack) -> None:
     stream = setting.client.chat.completions.create(
         model=setting.service.name, messages=MESSAGES, stream=True
