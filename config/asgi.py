@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 os.environ["PROCESS"] = "gateway"
@@ -15,7 +16,10 @@ django = get_asgi_application()
 
 from django.conf import settings  # noqa: E402 - Django must be set up before the apps are imported
 
+from config import own_secrets  # noqa: E402
 from consumption import lane, metrics, runtime  # noqa: E402
+
+own_secrets.require()
 
 #: Calls that Django serves at once: its threads must never take the lane's core for long.
 DJANGO_AT_ONCE = 8
@@ -49,14 +53,20 @@ async def _http(scope: lane.Scope, receive: lane.Receive, send: lane.Send) -> No
     if settings.LANE and running is not None and lane.takes(scope):
         status = await lane.serve(running.gateway, scope, receive, send)
     elif scope["path"].startswith("/admin"):
-        status = await _redirect(settings.CONSOLE_URL + scope["path"], send)
+        status = await _redirect(_console_url(scope), send)
     else:
         status = await _through_django(scope, receive, send)
     metrics.answered(scope["method"], scope["path"], status, time.perf_counter() - started)
 
 
-async def _redirect(location: str, send: lane.Send) -> int:
-    headers = [(b"location", location.encode()), (b"content-length", b"0")]
+def _console_url(scope: lane.Scope) -> bytes:
+    """The same path and query at the console. The path comes unquoted, and may hold what no header can."""
+    query: bytes = scope["query_string"]
+    return (settings.CONSOLE_URL + quote(scope["path"])).encode() + (b"?" + query if query else b"")
+
+
+async def _redirect(location: bytes, send: lane.Send) -> int:
+    headers = [(b"location", location), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 302, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
     return 302

@@ -32,8 +32,7 @@ def takes(scope: Scope) -> bool:
 
 async def serve(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> int:
     """Answer one call; returns the HTTP status."""
-    call = _call(scope)
-    answer = await _answer(gateway, call, scope, receive)
+    answer = await _answer(gateway, scope, receive)
     if isinstance(answer, Stream):
         await _send_stream(answer, receive, send)
         return 200
@@ -41,22 +40,25 @@ async def serve(gateway: Gateway, scope: Scope, receive: Receive, send: Send) ->
     return answer.status
 
 
-def _call(scope: Scope) -> Call:
+def _call(scope: Scope, body: bytes = b"") -> Call:
     path: str = scope["path"]
     dialect = DIALECTS.get(path)
     if dialect is not None:
-        return Call(dialect, _bearer(scope), _address(scope))
-    return Call(MARKETPLACE, _bearer(scope), _address(scope), service_id=path[len(CONSUME) :].rstrip("/"))
+        return Call(dialect, _bearer(scope), _address(scope), body=body)
+    service_id = path[len(CONSUME) :].rstrip("/")
+    return Call(MARKETPLACE, _bearer(scope), _address(scope), service_id, body)
 
 
-async def _answer(gateway: Gateway, call: Call, scope: Scope, receive: Receive) -> Answer | Stream:
+async def _answer(gateway: Gateway, scope: Scope, receive: Receive) -> Answer | Stream:
     if scope["method"] != "POST":
-        return refusal(call, MethodNotAllowed())
+        return refusal(_call(scope), MethodNotAllowed())
     try:
-        call.body = await _read(receive, gateway.most_body_bytes)
+        body = await _read(receive, gateway.most_body_bytes)
     except TooLarge as error:
-        return refusal(call, error)
-    return await gateway.answer(call)
+        return refusal(_call(scope), error)
+    # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses ids
+    # that are seconds old.
+    return await gateway.answer(_call(scope, body))
 
 
 def _bearer(scope: Scope) -> str | None:

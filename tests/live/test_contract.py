@@ -2,11 +2,14 @@
 
 import datetime as dt
 import json
+import time
 import uuid
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, cast
 
 import pytest
+import requests
 
 from accounts.models import Consumer
 from catalog.models import Entitlement, Service, Tier
@@ -378,6 +381,46 @@ def test_a_named_upstream_is_called_by_the_address_it_was_judged_by(
     service = factories.make_service(endpoint=stack.upstream_url.replace("127.0.0.1", "localhost"))
     _, text = factories.make_key(service=service)
     assert gateway.consume(service.id, text, PROMPT).status_code == 200
+
+
+def test_a_body_that_comes_slowly_is_served_and_is_no_latency_of_the_service(
+    gateway: GatewayProcess, stack: Stack
+) -> None:
+    """Admission refuses ids that are 5 s old, so an id is made when the body is here."""
+    service, _, text = make_key(stack)
+    consumed(gateway.consume(service.id, text, PROMPT))
+
+    def slowly() -> Iterator[bytes]:
+        yield b'{"prompt": '
+        time.sleep(5.5)
+        yield b'"Hello"}'
+
+    answer = requests.post(
+        f"{gateway.url}/api/v1/consume/{service.id}",
+        data=slowly(),
+        headers={"Authorization": f"Bearer {text}", "Content-Type": "application/json"},
+        timeout=20,
+    )
+    document = consumed(answer)
+    assert document["latency_ms"] < 5000
+    assert ledger_row(document["request_id"]).duration_ms < 5000
+
+
+def test_the_way_to_the_console_is_told_whatever_the_path_holds(
+    gateway: GatewayProcess, stack: Stack
+) -> None:
+    for path, told in (
+        ("/admin/login/?next=/admin/", "/admin/login/?next=/admin/"),
+        ("/admin/%0d%0aX-Evil:%201", "/admin/%0D%0AX-Evil%3A%201"),
+        ("/admin/%e4%b8%ad", "/admin/%E4%B8%AD"),
+    ):
+        answer = requests.get(gateway.url + path, allow_redirects=False, timeout=10)
+        assert (answer.status_code, answer.headers["Location"]) == (302, console_of(gateway) + told)
+        assert "X-Evil" not in answer.headers
+
+
+def console_of(gateway: GatewayProcess) -> str:
+    return f"http://127.0.0.1:{gateway.port + 1}"
 
 
 def test_other_methods_and_paths_are_problems_too(gateway: GatewayProcess, stack: Stack) -> None:
