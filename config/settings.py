@@ -36,7 +36,10 @@ def env(name: str, default: str = "") -> str:
 PROCESS = env("PROCESS", "console")
 IS_GATEWAY = PROCESS == "gateway"
 
-SECRET_KEY = env("SECRET_KEY", "not-for-production-only-for-checks-and-migrations-0123456789")
+#: Defaults that let checks and migrations run. Nothing serves with them: ``config.own_secrets``.
+KNOWN_SECRET_KEY = "not-for-production-only-for-checks-and-migrations-0123456789"  # noqa: S105
+KNOWN_PEPPER = bytes(32)
+SECRET_KEY = env("SECRET_KEY", KNOWN_SECRET_KEY)
 DEBUG = env("DEBUG") == "1"
 ALLOWED_HOSTS = env("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]").split(",")
 PORT = int(env("PORT", "8000"))
@@ -159,7 +162,7 @@ KEY_PEPPERS: dict[int, bytes] = {
     for number, pepper in (
         json.loads(os.environ["KEY_PEPPERS"])
         if "KEY_PEPPERS" in os.environ
-        else _EMBEDDED.get("key_peppers") or {"1": "00" * 32}
+        else _EMBEDDED.get("key_peppers") or {"1": KNOWN_PEPPER.hex()}
     ).items()
 }
 

@@ -7,3 +7,7 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 application = get_wsgi_application()
+
+from config import own_secrets  # noqa: E402 - Django must be set up before its settings are read
+
+own_secrets.require()

@@ -1,0 +1,29 @@
+"""A process that serves people refuses to start on secrets that are in the source."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.harness.servers import ROOT
+
+
+@pytest.mark.parametrize("entry", ["config.asgi", "config.wsgi"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS"])
+def test_an_entry_without_a_secret_of_its_own_does_not_start(entry: str, name: str) -> None:
+    given = {each: value for each, value in os.environ.items() if each != name}
+    assert _load(entry, given).endswith(f"{name} is not set\n")
+
+
+@pytest.mark.parametrize("entry", ["config.asgi", "config.wsgi"])
+def test_an_entry_with_secrets_of_its_own_starts(entry: str) -> None:
+    assert _load(entry, dict(os.environ)) == ""
+
+
+def _load(entry: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {entry}"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    return done.stderr
