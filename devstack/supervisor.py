@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from devstack.children import Child, make_child, make_children, stop_together
 from devstack.demo import announcement, parse_seed, write_demo
@@ -85,9 +86,9 @@ class Supervisor:
         self.run_command(surroundings, "migrate", "--noinput")
         mark.set()
         self.start_children()
-        seed = self.seed(surroundings)
+        seeded = self.seed(surroundings)
         self.wait_until_ready()
-        demo = write_demo(surroundings, parse_seed(seed))
+        demo = write_demo(surroundings, seeded)
         say(announcement(demo, self.layout.demo_file))
 
     def server_url(self, variable: str, kind: type[Postgres] | type[Valkey]) -> str:
@@ -110,12 +111,15 @@ class Supervisor:
         for child in fresh:
             child.start()
 
-    def seed(self, surroundings: Surroundings) -> Path:
+    def seed(self, surroundings: Surroundings) -> dict[str, Any]:
         """It finds what it told before in the file that we write: passwords and key are at rest as hashes."""
         known = str(self.layout.demo_file)
-        return self.run_command(
+        output = self.run_command(
             surroundings, "seed_demo", "--upstream", surroundings.upstream_url, "--state", known
         )
+        seeded = parse_seed(output)
+        output.unlink()  # it tells passwords and a key, and people send logs around
+        return seeded
 
     def postgres_folder(self) -> Path | None:
         return next((server.folder for server in self.servers if isinstance(server, Postgres)), None)

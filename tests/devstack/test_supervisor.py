@@ -185,6 +185,13 @@ def answers(url: str) -> bool:
         return False
 
 
+def test_no_log_tells_the_secrets_of_the_sample_marketplace(run: Run) -> None:
+    assert json.loads((run.var / "demo.json").read_text())["api_key"] == "mk_test_1"
+    logs = list((run.var / "log").iterdir())
+    assert logs
+    assert [log.name for log in logs if b"mk_test_1" in log.read_bytes()] == []
+
+
 def test_a_second_supervisor_on_the_same_folder_is_refused(run: Run, folder: Path) -> None:
     (folder / "second").mkdir()
     second = Run(
