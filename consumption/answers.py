@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from common import ids
 from common.errors import Problem
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
@@ -14,7 +15,7 @@ Headers = list[tuple[str, str]]
 
 def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
     """Of an answer that was paid for: a whole one or a stream."""
-    headers = [("x-request-id", str(call.request_id))]
+    headers = [("x-request-id", ids.text(call.request_id))]
     if lease.rate_limit is not None:
         headers += [
             ("ratelimit-limit", str(lease.rate_limit)),
@@ -28,8 +29,8 @@ def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
 
 def refusal(call: Call, error: Problem) -> Answer:
     """A refusal or failure in the call's dialect."""
-    answer = call.dialect.problem(error, str(call.request_id))
-    headers = [("x-request-id", str(call.request_id))]
+    answer = call.dialect.problem(error, ids.text(call.request_id))
+    headers = [("x-request-id", ids.text(call.request_id))]
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
     if error.reached_upstream:

@@ -7,6 +7,7 @@ from prometheus_client import Counter
 from analytics import events
 from analytics.buffer import EventBuffer
 from catalog.snapshot import Snapshot
+from common import ids
 from common.errors import Problem, Unavailable
 from common.ids import milliseconds_of
 from consumption import metrics, settlement
@@ -113,9 +114,9 @@ class Gateway:
         grant, offer = terms.grant, terms.offer
         decision = self.policies.decide(
             Question(
-                consumer_id=str(grant.consumer_id),
+                consumer_id=ids.text(grant.consumer_id),
                 residency=grant.residency,
-                service_id=str(offer.id),
+                service_id=ids.text(offer.id),
                 service_name=offer.name,
                 region=offer.region,
                 clearance=offer.clearance,
@@ -126,7 +127,9 @@ class Gateway:
         )
         if decision.allowed:
             return
-        metrics.child(metrics.POLICY_VIOLATIONS, str(offer.id), decision.policy_id, decision.severity).inc()
+        metrics.child(
+            metrics.POLICY_VIOLATIONS, ids.text(offer.id), decision.policy_id, decision.severity
+        ).inc()
         refused = {"policy_id": decision.policy_id, "severity": decision.severity, "reason": decision.reason}
         self._tell("policy_violation", call, terms, refused)
         raise PolicyDenied(decision.reason, policy_id=decision.policy_id)
@@ -157,18 +160,18 @@ class Gateway:
         return lease
 
     def _refused(self, counter: Counter, event: events.Type, call: Call, terms: Terms) -> None:
-        metrics.child(counter, str(terms.offer.id), terms.tier).inc()
+        metrics.child(counter, ids.text(terms.offer.id), terms.tier).inc()
         self._tell(event, call, terms, {"tier": terms.tier})
 
     def _tell(self, event: events.Type, call: Call, terms: Terms, more: dict[str, str]) -> None:
         self.events.offer(
             type=event,
-            id=str(call.request_id),
-            subject=str(terms.offer.id),
+            id=ids.text(call.request_id),
+            subject=ids.text(terms.offer.id),
             data={
-                "request_id": str(call.request_id),
-                "consumer_id": str(terms.grant.consumer_id),
-                "service_id": str(terms.offer.id),
+                "request_id": ids.text(call.request_id),
+                "consumer_id": ids.text(terms.grant.consumer_id),
+                "service_id": ids.text(terms.offer.id),
                 **more,
             },
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from common import ids
 from common.errors import Problem
 from consumption import metrics, sse
 from consumption.answers import Headers, served_headers
@@ -90,7 +91,7 @@ class PaidCall:
             self._terms.offer,
             self._request.path,
             self._upstream_body(),
-            request_id=str(self._call.request_id),
+            request_id=ids.text(self._call.request_id),
             deadline=self._deadline(self._terms.offer.deadline_seconds),
         )
         return read_reply(body, self._bounds)
@@ -100,7 +101,7 @@ class PaidCall:
             self._terms.offer,
             self._request.path,
             self._upstream_body(),
-            request_id=str(self._call.request_id),
+            request_id=ids.text(self._call.request_id),
             deadline=self._deadline(self._terms.offer.stream_deadline_seconds),
         )
 
@@ -125,14 +126,14 @@ class PaidCall:
             self._entry, reply, self._cost(reply), self._call.elapsed_ms, status=status, error=error
         )
         await self._gateway.settlement.settle(entry)
-        service = str(self._terms.offer.id)
+        service = ids.text(self._terms.offer.id)
         metrics.child(metrics.CONSUMPTION_REQUESTS, service, status).inc()
         metrics.child(metrics.TOKENS_CONSUMED, service, self._terms.tier).inc(reply.tokens.total)
 
     async def _failed(self, failure: BaseException) -> BaseException:
         """Settle a call that brought nothing, at no cost; returns what to raise."""
         raised, code = self._read(failure)
-        metrics.child(metrics.CONSUMPTION_REQUESTS, str(self._terms.offer.id), "error").inc()
+        metrics.child(metrics.CONSUMPTION_REQUESTS, ids.text(self._terms.offer.id), "error").inc()
         await self._gateway.settlement.settle(failed_entry(self._entry, code, self._call.elapsed_ms))
         return raised
 
@@ -170,7 +171,7 @@ class Relay:
             status: journal.Status = "cancelled" if code == "cancelled" else "error"
             await self._settle(status=status, error=code)
             if isinstance(raised, Problem):
-                await write(dialect.broken(raised, str(call.request_id)))
+                await write(dialect.broken(raised, ids.text(call.request_id)))
                 return
             raise raised from failure
         finally:

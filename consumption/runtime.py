@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 import uuid
@@ -65,6 +66,10 @@ class Runtime:
 
     async def start(self) -> None:
         """Connect, and begin to listen. Calls are answered 503 until the catalogue and the counters are there."""
+        # What was made until now stays for ever, and a call leaves few cycles behind: searching for garbage after
+        # every 700 new objects was a twentieth of a call's cost.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         await self.line.start()
         self._changes.start()
         for work in (

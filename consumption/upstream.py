@@ -44,7 +44,7 @@ class Upstream:
         """
         opened = await self.open(offer, path, body, request_id=request_id, deadline=deadline)
         try:
-            return b"".join([chunk async for chunk in opened.chunks(MOST_ANSWER_BYTES)])
+            return await opened.whole(MOST_ANSWER_BYTES)
         finally:
             await opened.close()
 
@@ -88,8 +88,6 @@ class Upstream:
             return None
         request = (
             client.post(url)
-            .header("content-type", "application/json")
-            .header("accept-encoding", "identity")
             .header("x-request-id", request_id)
             .body_bytes(body)
             .timeout(timedelta(seconds=remaining))
@@ -124,6 +122,17 @@ class OpenAnswer:
                 if size > most_bytes:
                     raise _reached(UpstreamFailed())
                 yield data
+        except PyreqwestError as error:
+            raise _failure(error, self._name) from error
+
+    async def whole(self, most_bytes: int) -> bytes:
+        """The whole body. Raises as ``chunks`` does."""
+        length = self._response.get_header("content-length")
+        if length is None or not length.isdigit() or int(length) > most_bytes:
+            # Its size is not known before it has come, so it is counted as it comes.
+            return b"".join([chunk async for chunk in self.chunks(most_bytes)])
+        try:
+            return (await self._response.bytes()).to_bytes()
         except PyreqwestError as error:
             raise _failure(error, self._name) from error
 

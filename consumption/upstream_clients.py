@@ -90,5 +90,6 @@ class UpstreamClients:
             .zstd(False)
             .deflate(False)
             .user_agent("llm-marketplace")
+            .default_headers({"content-type": "application/json", "accept-encoding": "identity"})
             .build()
         )

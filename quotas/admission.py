@@ -10,12 +10,13 @@ import hashlib
 import logging
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 
-from common import clock
+from common import clock, ids
 from common.errors import Unavailable
 from common.ids import milliseconds_of
 from metering import journal, shards
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 
 #: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
 TOMBSTONE_SECONDS = 120
-#: Month counters stay this long after their month.
-QUOTA_KEPT = dt.timedelta(days=40)
 #: How long a call waits for Valkey: longer than this and the caller is better served by the spool, or by a 503.
 ANSWER_SECONDS = 0.1
 #: Answer of admission when it cannot decide: clients come back.
@@ -104,7 +103,7 @@ class Admission:
         self._epochs: list[str | None] = [None] * shards.SHARDS
         self._clock_offset_ms = 0
         self._run_id = ""
-        self.quota_keys = _QuotaKeys()
+        self._month = _Month()
 
     # -- the connection ------------------------------------------------------------------------------------------
 
@@ -151,7 +150,7 @@ class Admission:
 
     async def admit(self, ask: Ask) -> Lease:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
-        shard = shards.shard_of(ask.consumer_id)
+        shard = names_of(ask.consumer_id, ask.service_id).shard
         try:
             answer = await self._line.call(
                 self._admit_command(ask, shard),
@@ -164,14 +163,14 @@ class Admission:
         return self._lease_of(ask, shard, answer)
 
     def _admit_command(self, ask: Ask, shard: int) -> tuple[Any, ...]:
-        at = milliseconds_of(ask.request_id)
-        quota, expires = self.quota_keys.of(shard, ask.consumer_id, ask.service_id, at)
-        tag = shards.tag(shard)
+        at, request_id = milliseconds_of(ask.request_id), ids.text(ask.request_id)
+        month, expires = self._month.of(at)
+        names = names_of(ask.consumer_id, ask.service_id)
         return (
             "EVALSHA", ADMIT.sha, 6,
-            f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{ask.request_id}",
-            f"{tag}:bucket:{ask.consumer_id}:{ask.service_id}", quota,
-            self.epoch(shard), str(ask.request_id), at,
+            names.epoch, names.journal, names.leases, f"{names.tag}:lease:{request_id}", names.bucket,
+            names.quota + month,
+            self.epoch(shard), request_id, at,
             clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
             self._journal_bound, LEASE_MS,
             "" if ask.requests_per_second is None else ask.requests_per_second,
@@ -211,12 +210,13 @@ class Admission:
         await self._release(lease.request_id, lease.consumer_id, lease.service_id)
 
     async def _release(self, request_id: uuid.UUID, consumer_id: uuid.UUID, service_id: uuid.UUID) -> None:
-        shard = shards.shard_of(consumer_id)
-        quota, _ = self.quota_keys.of(shard, consumer_id, service_id, milliseconds_of(request_id))
+        names = names_of(consumer_id, service_id)
+        month, _ = self._month.of(milliseconds_of(request_id))
+        lease = f"{names.tag}:lease:{request_id}"
         try:
             await self._line.call((
-                "EVALSHA", RELEASE.sha, 4, shards.epoch_key(shard), shards.leases_key(shard),
-                shards.lease_key(shard, request_id), quota, self.epoch(shard), str(request_id),
+                "EVALSHA", RELEASE.sha, 4, names.epoch, names.leases, lease, names.quota + month,
+                self.epoch(names.shard), str(request_id),
             ))  # fmt: skip
         except (LineError, hiredis.ReplyError) as error:
             log.warning("lease not released: %s", type(error).__name__)
@@ -227,24 +227,21 @@ class Admission:
         ``epoch``: the one in which it was first tried, where this is a repetition.
         Raises ``NotSent``, ``OutcomeUnknown`` (repeat the same call) or ``StaleEpoch`` (``append`` it).
         """
-        shard = shards.shard_of(entry.consumer_id)
-        quota, expires = self.quota_keys.of(
-            shard, entry.consumer_id, entry.service_id, milliseconds_of(entry.request_id)
-        )
-        tag = shards.tag(shard)
+        names, request_id = names_of(entry.consumer_id, entry.service_id), ids.text(entry.request_id)
+        month, expires = self._month.of(milliseconds_of(entry.request_id))
         answer = await self._line.call(
             (
                 "EVALSHA", SETTLE.sha, 6,
-                f"{tag}:epoch", f"{tag}:journal", f"{tag}:leases", f"{tag}:lease:{entry.request_id}",
-                f"{tag}:settled:{entry.request_id}", quota,
-                epoch or self.epoch(shard), str(entry.request_id), entry.total_tokens, encoded,
+                names.epoch, names.journal, names.leases, f"{names.tag}:lease:{request_id}",
+                f"{names.tag}:settled:{request_id}", names.quota + month,
+                epoch or self.epoch(names.shard), request_id, entry.total_tokens, encoded,
                 TOMBSTONE_SECONDS, expires,
             ),
             timeout=ANSWER_SECONDS,
         )  # fmt: skip
         if answer[0] != b"ok":
             if not epoch:
-                self._epochs[shard] = None
+                self._epochs[names.shard] = None
             raise StaleEpoch
         stream_id: str = answer[1].decode()
         return stream_id
@@ -305,26 +302,53 @@ class Admission:
         return int(answer[1]) if answer[0] == b"ok" else 0
 
 
-class _QuotaKeys:
-    """Names of quota counters and when they expire; the month is worked out once, not once a call."""
+class Names(NamedTuple):
+    """What Valkey calls the things of one consumer and service. ``quota`` wants a month at its end."""
+
+    shard: int
+    tag: str
+    epoch: str
+    journal: str
+    leases: str
+    bucket: str
+    quota: str
+
+
+@lru_cache(maxsize=65_536)
+def names_of(consumer_id: uuid.UUID, service_id: uuid.UUID) -> Names:
+    """The names of a pair, which never change."""
+    shard = shards.shard_of(consumer_id)
+    return Names(
+        shard=shard,
+        tag=shards.tag(shard),
+        epoch=shards.epoch_key(shard),
+        journal=shards.journal_key(shard),
+        leases=shards.leases_key(shard),
+        bucket=shards.bucket_key(shard, consumer_id, service_id),
+        quota=f"{shards.tag(shard)}:quota:{consumer_id}:{service_id}:",
+    )
+
+
+class _Month:
+    """The month of a moment and when its counters expire; worked out once a month, not once a call."""
 
     def __init__(self) -> None:
         self._from_ms = self._until_ms = 0
-        self._month = ""
+        self._suffix = ""
         self._expires = 0
 
-    def of(self, shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID, at_ms: int) -> tuple[str, int]:
+    def of(self, at_ms: int) -> tuple[str, int]:
+        """``202511`` and seconds since the epoch."""
         if not self._from_ms <= at_ms < self._until_ms:
             self._enter(at_ms)
-        return f"{shards.tag(shard)}:quota:{consumer_id}:{service_id}:{self._month}", self._expires
+        return self._suffix, self._expires
 
     def _enter(self, at_ms: int) -> None:
         month = clock.month_of(dt.datetime.fromtimestamp(at_ms / 1000, clock.UTC))
-        end = clock.month_start(clock.next_month(month))
         self._from_ms = int(clock.month_start(month).timestamp() * 1000)
-        self._until_ms = int(end.timestamp() * 1000)
-        self._month = f"{month:%Y%m}"
-        self._expires = int((end + QUOTA_KEPT).timestamp())
+        self._until_ms = int(clock.month_start(clock.next_month(month)).timestamp() * 1000)
+        self._suffix = f"{month:%Y%m}"
+        self._expires = shards.quota_expires(month)
 
 
 def _refusal(what: bytes, answer: list[Any], ask: Ask) -> Exception:
