@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from common.errors import Problem, TooLarge
+from common.errors import Malformed, Problem, TooLarge
 from consumption.answers import refusal
 from consumption.call import Call
 from consumption.dialects.base import Answer
@@ -54,7 +54,7 @@ async def _answer(gateway: Gateway, scope: Scope, receive: Receive) -> Answer | 
         return refusal(_call(scope), MethodNotAllowed())
     try:
         body = await _read(receive, gateway.most_body_bytes)
-    except TooLarge as error:
+    except (TooLarge, Malformed) as error:
         return refusal(_call(scope), error)
     # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses ids
     # that are seconds old.
@@ -74,7 +74,7 @@ def _address(scope: Scope) -> str:
 
 
 async def _read(receive: Receive, most_bytes: int) -> bytes:
-    """The whole body. Raises ``TooLarge`` as soon as it is."""
+    """The whole body. Raises ``TooLarge`` as soon as it is, ``Malformed`` where the client left before its end."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
@@ -84,6 +84,8 @@ async def _read(receive: Receive, most_bytes: int) -> bytes:
     parts, size = [body], len(body)
     while message.get("more_body"):
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Malformed("The body was cut short")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most_bytes:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -404,6 +405,24 @@ def test_a_body_that_comes_slowly_is_served_and_is_no_latency_of_the_service(
     document = consumed(answer)
     assert document["latency_ms"] < 5000
     assert ledger_row(document["request_id"]).duration_ms < 5000
+
+
+def test_a_body_that_is_cut_short_consumes_nothing_though_it_reads_well(
+    gateway: GatewayProcess, stack: Stack
+) -> None:
+    service, _, text = make_key(stack)
+    consumed(gateway.consume(service.id, text, PROMPT))
+    before = len(stack.logged_calls())
+    body = json.dumps(PROMPT).encode()
+    head = (
+        f"POST /api/v1/consume/{service.id} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {text}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body) + 10}\r\n\r\n"
+    ).encode()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+        client.sendall(head + body)
+        time.sleep(0.3)
+    time.sleep(1)
+    assert len(stack.logged_calls()) == before
 
 
 def test_the_way_to_the_console_is_told_whatever_the_path_holds(
