@@ -12,7 +12,8 @@ from rest_framework.views import APIView
 
 from accounts.acting import caller_of
 from accounts.authentication import MemberAuthentication
-from catalog.errors import ServiceUnknown
+from catalog.entitlements import listed_service
+from catalog.errors import NotEntitled
 from catalog.listing import apply_tier_of, entitlements_of
 from catalog.models import Entitlement
 from catalog.pagination import CursorPages
@@ -61,10 +62,11 @@ class ServiceView(APIView):
         responses={200: OfferSerializer, **problems(400, 401, 403, 404)},
     )
     def get(self, request: Request, service_id: uuid.UUID) -> Response:
-        """A service that the consumer is entitled to, with price and limits. Any other is 404."""
+        """A service that the consumer is entitled to, with price and limits."""
         caller = caller_of(request)
         entitlement = entitlements_of(caller).filter(service_id=service_id).first()
         if entitlement is None:
-            raise ServiceUnknown
+            listed_service(service_id)  # raises for one that nobody may know of
+            raise NotEntitled
         apply_tier_of(caller, [entitlement])
         return Response(OfferSerializer(entitlement).data)

@@ -3,16 +3,16 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from django.conf import settings
 from rest_framework.parsers import BaseParser
 
-from common.errors import Malformed, TooLarge
+from common.errors import InvalidField, Malformed, TooLarge
 
 
 class StrictJSONParser(BaseParser):
-    """JSON with bounds: ``MAX_BODY_BYTES``, no key twice, no number that is none (``NaN``, ``1e400``).
+    """``strict_json`` for the REST API's ordinary views, bounded by ``MAX_BODY_BYTES``.
 
     Raises ``TooLarge`` or ``Malformed``. Unlike DRF's own it survives nesting of any depth.
     """
@@ -31,27 +31,79 @@ class StrictJSONParser(BaseParser):
         return strict_json(body)
 
 
+_INT64 = 2**63
+
+
+def read_object(body: bytes, *, most_bytes: int) -> dict[str, Any]:
+    """The JSON object in a body. Raises ``TooLarge``, ``Malformed`` or, where it is no object, ``InvalidField``."""
+    if len(body) > most_bytes:
+        raise TooLarge()
+    document = strict_json(body)
+    if not isinstance(document, dict):
+        raise InvalidField("The body must be a JSON object")
+    return document
+
+
 def strict_json(body: bytes | str) -> Any:
-    """The value that ``body`` holds. Raises ``Malformed``."""
+    """Parse JSON (RFC 8259, UTF-8) and refuse what parsers disagree on.
+
+    Raises ``Malformed`` for duplicate keys, integers beyond 64 bits, numbers beyond a double's range, NaN,
+    NUL and lone surrogates in texts, and nesting deeper than the interpreter's stack.
+    """
     try:
-        return json.loads(body, object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        text = body if isinstance(body, str) else body.decode()
+        document = _decoder.decode(text)
+        if "\\u" in text:
+            _refuse_unstorable(document)
+    except RecursionError as error:
+        raise Malformed("The JSON is nested too deeply") from error
+    except ValueError as error:
         raise Malformed("The body is not valid JSON") from error
+    return document
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return found
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number is out of range")
-    return number
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -_INT64 <= (value := int(text)) < _INT64:
+        raise ValueError("integer beyond 64 bits")
+    return value
 
 
-def _no_constant(name: str) -> float:
+def _fraction(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("number beyond a double's range")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_once, parse_int=_integer, parse_float=_fraction, parse_constant=_constant
+)
+
+
+def _refuse_unstorable(value: Any) -> None:
+    """NUL and lone surrogates cannot be stored, and lone surrogates cannot even be sent on."""
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise Malformed("A text holds a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise Malformed("A text holds a lone surrogate") from error
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_unstorable(name)
+            _refuse_unstorable(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_unstorable(item)

@@ -114,7 +114,7 @@ DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=0 if IS
 DATABASES["default"].setdefault("OPTIONS", {})["connect_timeout"] = 5
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-#: Hot state and journal. The broker and the cache may live elsewhere.
+#: Hot state and journal. The broker may live elsewhere.
 REDIS_URL = env("REDIS_URL", "redis://127.0.0.1:6379/0")
 
 
@@ -139,12 +139,6 @@ CELERY_BEAT_SCHEDULE = {
     "sync-quotas": {"task": "quotas.tasks.sync_quotas", "schedule": timedelta(minutes=5)},
     "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
-}
-CACHES = {
-    "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": env("CACHE_URL") or _redis_database(2),
-    },
 }
 
 AUTH_USER_MODEL = "accounts.User"

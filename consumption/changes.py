@@ -56,7 +56,15 @@ class ChangeListener(threading.Thread):
         self._stopping.set()
 
     def _listen(self) -> None:
-        connection = psycopg2.connect(self._database_url, connect_timeout=5)
+        connection = psycopg2.connect(
+            self._database_url,
+            connect_timeout=5,
+            # A server that vanishes without a word must not look like a quiet one.
+            keepalives_idle=1,
+            keepalives_interval=1,
+            keepalives_count=3,
+            tcp_user_timeout=3000,
+        )
         try:
             connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
             cursor = connection.cursor()

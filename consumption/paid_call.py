@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 #: A stream larger than this is nobody's conversation.
 MOST_STREAM_BYTES = 256 * 1024 * 1024
 
+#: How long a client may leave what was sent unread.
+WRITE_SECONDS = 60.0
+
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -160,8 +163,16 @@ class Relay:
         self._delivered = False
         self._done = False
 
-    async def run(self, write: Write) -> None:
+    async def run(self, to_client: Write) -> None:
         """Pass everything on. However it ends, what was delivered is charged and on record."""
+
+        async def write(data: bytes) -> None:
+            # A client that does not read counts as gone.
+            try:
+                await asyncio.wait_for(to_client(data), WRITE_SECONDS)
+            except TimeoutError as error:
+                raise asyncio.CancelledError from error
+
         paid = self._paid
         call, dialect = paid._call, paid._call.dialect
         try:

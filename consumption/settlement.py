@@ -114,6 +114,10 @@ class Settlement:
             await self._keep(encoded, epoch, append=False)
         except StaleEpoch:
             await self._keep(encoded, epoch, append=True)
+        except asyncio.CancelledError:
+            # Whoever waited has gone; whether it was settled is not known, and what was used is owed all the same.
+            await self._keep(encoded, epoch, append=False)
+            raise
         finally:
             self._closed(entry.request_id)
 

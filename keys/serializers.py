@@ -27,6 +27,14 @@ class KeyRequestSerializer(serializers.Serializer[Any]):
         required=False, allow_null=True, default=None, min_value=1, max_value=3650, help_text="Null: never"
     )
 
+    def to_internal_value(self, data: Any) -> Any:
+        """A field that is not known is a mistake: ``expire_in_days`` must not make a key that never expires."""
+        if isinstance(data, dict) and (unknown := set(data) - set(self.fields)):
+            raise serializers.ValidationError(
+                dict.fromkeys(["unknown_field"] * bool(unknown), "is not known")
+            )
+        return super().to_internal_value(data)
+
 
 class KeySerializer(serializers.ModelSerializer[ApiKey]):
     service_id = serializers.UUIDField(allow_null=True)

@@ -8,7 +8,9 @@ import asyncio
 import datetime as dt
 import hashlib
 import logging
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,6 +105,7 @@ class Admission:
         self._epochs: list[str | None] = [None] * shards.SHARDS
         self._clock_offset_ms = 0
         self._run_id = ""
+        self._complained_at = 0.0
         self._month = _Month()
 
     # -- the connection ------------------------------------------------------------------------------------------
@@ -152,13 +155,14 @@ class Admission:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
         shard = names_of(ask.consumer_id, ask.service_id).shard
         try:
-            answer = await self._line.call(
+            waiting = self._line.call(
                 self._admit_command(ask, shard),
                 timeout=ANSWER_SECONDS,
                 on_late=lambda late: self._give_back(ask, shard, late),
             )
+            answer = await _unless_cancelled(waiting, lambda late: self._give_back(ask, shard, late))
         except (LineError, hiredis.ReplyError) as error:
-            log.warning("admission impossible: %s", type(error).__name__)
+            self._complain(error)
             raise Unavailable(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
 
@@ -178,6 +182,13 @@ class Admission:
             ask.prompt_bound, ask.output_cap, ask.choices, "1" if ask.cap_named else "0",
             expires, self._gateway, ask.unsettled,
         )  # fmt: skip
+
+    def _complain(self, error: Exception) -> None:
+        """Once a second: an outage refuses thousands of calls, and one line says it."""
+        now = time.monotonic()
+        if now - self._complained_at > 1.0:
+            self._complained_at = now
+            log.warning("admission impossible: %s", type(error).__name__)
 
     def _lease_of(self, ask: Ask, shard: int, answer: list[Any]) -> Lease:
         what = answer[0]
@@ -300,6 +311,18 @@ class Admission:
             timeout=1.0,
         )  # fmt: skip
         return int(answer[1]) if answer[0] == b"ok" else 0
+
+
+async def _unless_cancelled(
+    waiting: asyncio.Future[list[Any]], on_late: Callable[[list[Any]], None]
+) -> list[Any]:
+    """The answer; one that came in the very tick in which its caller was cancelled is handed to ``on_late``."""
+    try:
+        return await waiting
+    except asyncio.CancelledError:
+        if not waiting.cancelled():
+            on_late(waiting.result())
+        raise
 
 
 class Names(NamedTuple):

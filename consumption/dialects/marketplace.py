@@ -8,13 +8,13 @@ import msgspec
 from catalog.pricing import Price, Tokens
 from common.errors import InvalidField, Problem
 from common.money import plain
+from common.parsing import read_object
 from consumption import sse
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
 from consumption.dialects.checks import bound_of_messages, bound_of_value, check_common, check_range, where
 from consumption.problems import MEDIA_TYPE
 from consumption.replies import Choice, Chunk, Reply
-from consumption.strict_json import read_object
 from quotas.admission import Lease
 
 _encode = msgspec.json.Encoder().encode
@@ -183,6 +183,8 @@ def _rates(price: Price, tokens: Tokens) -> dict[str, Any]:
     """The rates that made the cost; with rates by kind also the counts they were applied to."""
     if price.model == "per_request":
         return {"rate_per_request": number(price.per_request)}
+    if not price.rates:
+        return {}
     if price.single:
         return {"rate_per_token": number(price.rates["prompt"])}
     shown: dict[str, Any] = {"rates": {kind: number(rate) for kind, rate in price.rates.items()}}

@@ -12,13 +12,13 @@ import msgspec
 from catalog.snapshot import Offer
 from common.errors import InvalidField, Problem
 from common.money import plain
+from common.parsing import read_object
 from consumption import sse
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
 from consumption.dialects.checks import bound_of_messages, bound_of_value, check_common, check_range
 from consumption.dialects.marketplace import number
 from consumption.replies import Chunk, Reply
-from consumption.strict_json import read_object
 from quotas.admission import Lease
 
 _encode = msgspec.json.Encoder().encode

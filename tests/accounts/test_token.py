@@ -73,8 +73,8 @@ def test_whatever_is_wrong_with_credentials_the_answer_is_the_same(username: str
         (b"[]", (422, "invalid_field")),
         (b'{"username": "a"}', (422, "invalid_field")),
         (b'{"username": {}, "password": []}', (422, "invalid_field")),
-        (b'{"username": "a\\u0000", "password": "b"}', (422, "invalid_field")),
-        (b'{"username": "\\ud800", "password": "b"}', (422, "invalid_field")),
+        (b'{"username": "a\\u0000", "password": "b"}', (400, "malformed_request")),
+        (b'{"username": "\\ud800", "password": "b"}', (400, "malformed_request")),
     ],
 )
 def test_a_hostile_body_is_a_problem_and_never_a_500(body: bytes, expected: tuple[int, str]) -> None:

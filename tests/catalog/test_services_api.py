@@ -102,7 +102,7 @@ def test_a_key_for_one_service_sees_that_one_at_its_own_tier() -> None:
     seen = with_key(text).get(SERVICES).json()["results"]
     assert [(row["id"], row["limits"]["tier"]) for row in seen] == [(str(key.service_id), "basic")]
     assert with_key(text).get(f"{SERVICES}/{key.service_id}").json()["limits"]["tokens_per_month"] == 100_000
-    assert refusal(with_key(text).get(f"{SERVICES}/{other.service_id}")) == (404, "service_not_found")
+    assert refusal(with_key(text).get(f"{SERVICES}/{other.service_id}")) == (403, "access_denied")
 
 
 def test_a_key_for_every_service_sees_all_at_their_entitlements_tiers() -> None:
@@ -120,13 +120,16 @@ def test_only_what_is_served_is_listed(status: str) -> None:
     client = signed_in(make_member(entitled.consumer).user)
     served = status in {"active", "deprecated"}
     assert [row["status"] for row in client.get(SERVICES).json()["results"]] == ([status] if served else [])
-    assert client.get(f"{SERVICES}/{entitled.service_id}").status_code == (200 if served else 404)
+    # A suspended service is still known of, so it is refused and not denied.
+    status_code = 200 if served else 403 if status == "suspended" else 404
+    assert client.get(f"{SERVICES}/{entitled.service_id}").status_code == status_code
 
 
-def test_a_service_without_entitlement_looks_like_an_absent_one() -> None:
+def test_a_listed_service_without_entitlement_is_403_and_one_nobody_may_know_of_is_404() -> None:
     client = signed_in(make_member().user)
-    answers = [client.get(f"{SERVICES}/{id_}") for id_ in (make_service().id, uuid.uuid4())]
-    assert {refusal(answer) for answer in answers} == {(404, "service_not_found")}
+    assert refusal(client.get(f"{SERVICES}/{make_service().id}")) == (403, "access_denied")
+    for id_ in (make_service(status="draft").id, uuid.uuid4()):
+        assert refusal(client.get(f"{SERVICES}/{id_}")) == (404, "service_not_found")
 
 
 def test_nobody_sees_services_without_credentials() -> None:

@@ -134,11 +134,11 @@ def test_a_service_that_is_not_listed_looks_like_an_absent_one(owner: User, stat
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tier", None), ("tier", "gold"), ("tier", 1), ("tier", {}), ("tier", "basic\0"),
+        ("tier", None), ("tier", "gold"), ("tier", 1), ("tier", {}),
         ("service_id", "x"), ("service_id", []),
-        ("expires_in_days", 0), ("expires_in_days", 3651), ("expires_in_days", "soon"), ("expires_in_days", 10**30),
+        ("expires_in_days", 0), ("expires_in_days", 3651), ("expires_in_days", "soon"), ("expires_in_days", 10**18),
         ("expires_in_days", 1.5), ("expires_in_days", True),
-        ("name", "x" * 101), ("name", "a\0b"), ("name", {}),
+        ("name", "x" * 101), ("name", {}),
     ],
 )  # fmt: skip
 def test_a_field_that_is_not_valid_is_named(
@@ -150,32 +150,22 @@ def test_a_field_that_is_not_valid_is_named(
     assert nothing_was_made()
 
 
-@pytest.mark.parametrize("field", ["tier", "name", "service_id"])
-def test_half_a_character_is_not_valid(owner: User, field: str) -> None:
-    body = b'{"tier": "basic", "%b": "\\ud800"}' % field.encode()
-    if field == "tier":
-        body = b'{"tier": "\\ud800"}'
-    response = post_bytes(signed_in(owner), KEYS, body)
-    assert refusal(response) == (422, "invalid_field")
+@pytest.mark.parametrize("value", ['"\\ud800"', '"a\\u0000b"', str(10**30), "1e400", "NaN"])
+def test_what_cannot_be_stored_is_malformed(owner: User, value: str) -> None:
+    response = post_bytes(signed_in(owner), KEYS, b'{"tier": "basic", "name": %b}' % value.encode())
+    assert refusal(response) == (400, "malformed_request")
     assert nothing_was_made()
 
 
-def test_what_is_not_asked_for_cannot_be_set(owner: User, entitled: Entitlement) -> None:
-    others = make_consumer()
-    response = create(
-        owner,
-        service_id=str(entitled.service_id),
-        tier="basic",
-        id=str(uuid.uuid4()),
-        consumer_id=str(others.id),
-        key_hash="x",
-        public_id="x",
-        revoked_at="2020-01-01T00:00:00Z",
-        metadata={"a": 1},
-    )
-    assert response.status_code == 201
-    key = ApiKey.objects.get()
-    assert (key.consumer_id, key.revoked_at, key.metadata) == (entitled.consumer_id, None, {})
+@pytest.mark.parametrize(
+    "field", ["id", "consumer_id", "key_hash", "public_id", "revoked_at", "metadata", "expire_in_days"]
+)
+def test_what_is_not_asked_for_is_refused_and_not_passed_over(
+    owner: User, entitled: Entitlement, field: str
+) -> None:
+    response = create(owner, service_id=str(entitled.service_id), tier="basic", **{field: "x"})
+    assert refusal(response) == (422, "invalid_field")
+    assert nothing_was_made()
 
 
 @pytest.mark.parametrize("role", Membership.Role.values)

@@ -1,0 +1,49 @@
+"""What is owed is kept when whoever waited for it has gone."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from consumption.settlement import Settlement
+from consumption.spool import Spool
+from devstack.valkey import Valkey
+from metering import journal
+from quotas.admission import _unless_cancelled
+from tests.consumption.test_spool import encoded, journalled, opened
+from tests.harness.admission import opened_admission
+
+
+async def test_a_settle_whose_caller_goes_away_is_kept_and_handed_in(
+    tmp_path: Path, own_valkey: Valkey
+) -> None:
+    async with opened_admission(own_valkey.url) as admission:
+        spool: Spool = opened(tmp_path)
+        settlement, record = Settlement(admission, spool), encoded()
+        own_valkey.pause()
+        settling = asyncio.ensure_future(settlement.settle(journal.decode(record)))
+        await asyncio.sleep(0.02)
+        settling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await settling
+        assert len(spool) == 1
+        own_valkey.resume()
+        for _ in range(100):
+            await spool.settle_all(admission)
+            if not len(spool):
+                break
+            await asyncio.sleep(0.05)
+        assert await journalled(admission, record) == ["late"]
+        spool.close()
+
+
+async def test_an_answer_that_comes_with_the_cancellation_is_not_lost() -> None:
+    late: list[list[int]] = []
+    waiting: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+    caller = asyncio.ensure_future(_unless_cancelled(waiting, late.append))
+    await asyncio.sleep(0)
+    waiting.set_result([1])
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert late == [[1]]
