@@ -64,7 +64,7 @@ class Gateway:
         entry = settlement.unsettled_entry(call, terms, request)
         lease = await self.admit(call, terms, request, entry)
         call.lap("admit")
-        paid = PaidCall(self, call, terms, request, lease, entry)
+        paid = PaidCall(self.upstream, self.settlement, call, terms, request, lease, entry)
         return await (paid.stream() if request.stream else paid.serve())
 
     async def answer(self, call: Call) -> Answer | Stream:

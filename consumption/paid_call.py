@@ -5,7 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from common import ids
 from common.errors import Problem
@@ -15,13 +14,10 @@ from consumption.call import Call, Terms
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import LeaseLost, UpstreamFailed
 from consumption.replies import Bounds, Chunk, Reply, estimate, meter, read_chunk, read_reply
-from consumption.settlement import failed_entry, settled_entry
-from consumption.upstream import OpenAnswer
+from consumption.settlement import Settlement, failed_entry, settled_entry
+from consumption.upstream import OpenAnswer, Upstream
 from metering import journal
 from quotas.admission import Lease
-
-if TYPE_CHECKING:
-    from consumption.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +43,16 @@ class PaidCall:
 
     def __init__(
         self,
-        gateway: "Gateway",
+        upstream: Upstream,
+        settlement: Settlement,
         call: Call,
         terms: Terms,
         request: PaidRequest,
         lease: Lease,
         entry: journal.Entry,
     ) -> None:
-        self._gateway = gateway
+        self._upstream = upstream
+        self._settlement = settlement
         self._call = call
         self._terms = terms
         self._request = request
@@ -90,7 +88,7 @@ class PaidCall:
     # -- the upstream ----------------------------------------------------------------------------------------------
 
     async def _fetch(self) -> Reply:
-        body = await self._gateway.upstream.call(
+        body = await self._upstream.call(
             self._terms.offer,
             self._request.path,
             self._upstream_body(),
@@ -100,7 +98,7 @@ class PaidCall:
         return read_reply(body, self._bounds)
 
     async def _open(self) -> OpenAnswer:
-        return await self._gateway.upstream.open(
+        return await self._upstream.open(
             self._terms.offer,
             self._request.path,
             self._upstream_body(),
@@ -128,7 +126,7 @@ class PaidCall:
         entry = settled_entry(
             self._entry, reply, self._cost(reply), self._call.elapsed_ms, status=status, error=error
         )
-        await self._gateway.settlement.settle(entry)
+        await self._settlement.settle(entry)
         service = ids.text(self._terms.offer.id)
         metrics.child(metrics.CONSUMPTION_REQUESTS, service, status).inc()
         metrics.child(metrics.TOKENS_CONSUMED, service, self._terms.tier).inc(reply.tokens.total)
@@ -137,7 +135,7 @@ class PaidCall:
         """Settle a call that brought nothing, at no cost; returns what to raise."""
         raised, code = self._read(failure)
         metrics.child(metrics.CONSUMPTION_REQUESTS, ids.text(self._terms.offer.id), "error").inc()
-        await self._gateway.settlement.settle(failed_entry(self._entry, code, self._call.elapsed_ms))
+        await self._settlement.settle(failed_entry(self._entry, code, self._call.elapsed_ms))
         return raised
 
     def _read(self, failure: BaseException) -> tuple[BaseException, str]:
@@ -145,7 +143,7 @@ class PaidCall:
         if isinstance(failure, Problem):
             return failure, failure.code
         if isinstance(failure, asyncio.CancelledError):
-            if self._gateway.settlement.lost(self._call.request_id):
+            if self._settlement.lost(self._call.request_id):
                 return LeaseLost(retry_after=1), LeaseLost.code
             return failure, "cancelled"
         return failure, Problem.code
@@ -236,4 +234,4 @@ class Relay:
         else:
             paid = self._paid
             entry = failed_entry(paid._entry, error, paid._call.elapsed_ms, status=status)
-            await paid._gateway.settlement.settle(entry)
+            await paid._settlement.settle(entry)

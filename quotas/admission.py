@@ -12,9 +12,8 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import hiredis
 
@@ -25,6 +24,7 @@ from metering import journal, shards
 from quotas import errors
 from quotas.leases import LEASE_MS
 from quotas.line import Line, LineError, NotSent, OutcomeUnknown
+from quotas.names import Month, names_of
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Admission:
         self._clock_offset_ms = 0
         self._run_id = ""
         self._complained_at = 0.0
-        self._month = _Month()
+        self._month = Month()
 
     # -- the connection ------------------------------------------------------------------------------------------
 
@@ -323,55 +323,6 @@ async def _unless_cancelled(
         if not waiting.cancelled():
             on_late(waiting.result())
         raise
-
-
-class Names(NamedTuple):
-    """What Valkey calls the things of one consumer and service. ``quota`` wants a month at its end."""
-
-    shard: int
-    tag: str
-    epoch: str
-    journal: str
-    leases: str
-    bucket: str
-    quota: str
-
-
-@lru_cache(maxsize=65_536)
-def names_of(consumer_id: uuid.UUID, service_id: uuid.UUID) -> Names:
-    """The names of a pair, which never change."""
-    shard = shards.shard_of(consumer_id)
-    return Names(
-        shard=shard,
-        tag=shards.tag(shard),
-        epoch=shards.epoch_key(shard),
-        journal=shards.journal_key(shard),
-        leases=shards.leases_key(shard),
-        bucket=shards.bucket_key(shard, consumer_id, service_id),
-        quota=f"{shards.tag(shard)}:quota:{consumer_id}:{service_id}:",
-    )
-
-
-class _Month:
-    """The month of a moment and when its counters expire; worked out once a month, not once a call."""
-
-    def __init__(self) -> None:
-        self._from_ms = self._until_ms = 0
-        self._suffix = ""
-        self._expires = 0
-
-    def of(self, at_ms: int) -> tuple[str, int]:
-        """``202511`` and seconds since the epoch."""
-        if not self._from_ms <= at_ms < self._until_ms:
-            self._enter(at_ms)
-        return self._suffix, self._expires
-
-    def _enter(self, at_ms: int) -> None:
-        month = clock.month_of(dt.datetime.fromtimestamp(at_ms / 1000, clock.UTC))
-        self._from_ms = int(clock.month_start(month).timestamp() * 1000)
-        self._until_ms = int(clock.month_start(clock.next_month(month)).timestamp() * 1000)
-        self._suffix = f"{month:%Y%m}"
-        self._expires = shards.quota_expires(month)
 
 
 def _refusal(what: bytes, answer: list[Any], ask: Ask) -> Exception:
