@@ -55,10 +55,7 @@ def create_venv() -> None:
 def install(requirements: Path) -> None:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     say(f"Installing {requirements.name} into {VENV.name} (a minute or so, the first time)")
-    # pip asks `rustc` for its version, and where that is rustup's it makes a folder of its own in HOME.
-    environment = {"RUSTUP_HOME": str(VENV / "rustup"), **os.environ}
-    command = [*pip, "--require-hashes", "-r", str(requirements)]
-    if subprocess.run(command, check=False, env=environment).returncode != 0:
+    if subprocess.run([*pip, "--require-hashes", "-r", str(requirements)], check=False).returncode != 0:
         raise BootstrapError("the packages could not be installed: see pip's lines above")
 
 
@@ -74,6 +71,8 @@ def is_installed(name: str, wanted: str) -> bool:
 
 
 def ensure(requirements: Path) -> None:
+    # pip asks `rustc` for its version, and where that is rustup's it makes a folder of its own in HOME.
+    os.environ.setdefault("RUSTUP_HOME", str(VENV / "rustup"))
     wanted = fingerprint()
     # What development needs holds what the application needs.
     if any(is_installed(name, wanted) for name in (requirements.stem, f"{requirements.stem}-dev")):
