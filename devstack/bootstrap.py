@@ -55,8 +55,8 @@ def create_venv() -> None:
 def install(requirements: Path) -> None:
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     say(f"Installing {requirements.name} into {VENV.name} (a minute or so, the first time)")
-    # The compiled file is complete. Left to resolve, pip would meet `coverage[toml]>=7` beside a pinned `coverage`, look
-    # for a newer one, and refuse it for having no hash.
+    # The compiled file is complete. Left to resolve, pip would meet `coverage[toml]>=7` beside a pinned `coverage`,
+    # look for a newer one, and refuse it for having no hash.
     exactly = ["--require-hashes", "--no-deps", "-r", str(requirements)]
     if subprocess.run([*pip, *exactly], check=False).returncode != 0:
         raise BootstrapError("the packages could not be installed: see pip's lines above")
