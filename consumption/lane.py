@@ -1,127 +1,320 @@
-"""The fast lane: paid calls straight from the server's protocol, past the framework.
+"""The fast lane: paid calls straight from the socket, past ASGI and the framework.
 
-The same calls through Django are ``consumption.views.ConsumeView``; the contract tests run over both.
+A subclass of uvicorn's own protocol. It keeps uvicorn's connections, pipelining, keep-alive and shutdown, and leaves
+every other path to the application; a paid call costs a third of what it costs through ASGI (``docs/performance.md``).
+The same calls through Django are ``consumption.views``; the contract tests run over both.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
-from common.errors import Malformed, Problem, TooLarge
-from consumption.answers import refusal
+from django.conf import settings
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from common.errors import Problem, TooLarge
+from consumption import metrics, runtime
+from consumption.answers import Headers, refusal
 from consumption.call import Call
-from consumption.dialects.base import Answer
-from consumption.gateway import Gateway
+from consumption.dialects.base import Answer, Dialect
 from consumption.paid_call import Stream
 from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+log = logging.getLogger(__name__)
+
+#: A request that has not come whole after this time is given up.
+REQUEST_SECONDS = 30.0
+#: How long a client may leave what was sent unread.
+WRITE_SECONDS = 60.0
+#: At shutdown, what is already on its way over an idle connection is still answered.
+LAST_REQUEST_SECONDS = 0.5
+
+_PATHS: dict[bytes, Dialect] = {path.encode(): dialect for path, dialect in DIALECTS.items()}
+_CONSUME = CONSUME.encode()
 
 
 class MethodNotAllowed(Problem):
     code, status, title = "method_not_allowed", 405, "The method is not allowed here"
 
 
-def takes(scope: Scope) -> bool:
-    """Whether this is a call for the lane."""
-    path: str = scope["path"]
-    return path.startswith(CONSUME) or path in DIALECTS
+class ClientSlow(Problem):
+    code, status, title = "request_timeout", 408, "The request did not come in time"
 
 
-async def serve(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> int:
-    """Answer one call; returns the HTTP status."""
-    answer = await _answer(gateway, scope, receive)
-    if isinstance(answer, Stream):
-        await _send_stream(answer, receive, send)
-        return 200
-    await _send(answer, send)
-    return answer.status
+class LaneProtocol(HttpToolsProtocol):
+    """One connection of a client."""
+
+    cycle: Any  # uvicorn's own, or a PaidExchange
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._overdue: asyncio.TimerHandle | None = None
+        self._leaving = False
+
+    # -- what the transport says -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._wait_for_the_rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._stop_waiting()
+        self._incomplete = False
+        super().data_received(data)
+        if self._incomplete and not self.transport.is_closing():
+            self._wait_for_the_rest()
+
+    def _wait_for_the_rest(self) -> None:
+        self._overdue = self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _give_up(self) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, PaidExchange) and cycle.more_body:
+            cycle.refuse(ClientSlow())
+        else:
+            self.transport.close()
+
+    # -- what llhttp says ------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        # What ASGI wants of a request is made only where it goes there.
+        self._incomplete = True
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        path = self.url.partition(b"?")[0]
+        dialect = _PATHS.get(path) or (MARKETPLACE if path.startswith(_CONSUME) else None)
+        running = runtime.current()
+        if dialect is None or running is None or not settings.LANE:
+            self._leave_to_the_application()
+            return
+        before = self.cycle
+        exchange = PaidExchange(self, running, dialect, path)
+        self.cycle = exchange
+        if before is None or before.response_complete:
+            exchange.may_begin = True
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft(cast(Any, (exchange, None)))
+        if self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _leave_to_the_application(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, PaidExchange):
+            cycle.take(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._incomplete = False
+        cycle = self.cycle
+        if isinstance(cycle, PaidExchange):
+            cycle.more_body = False
+            cycle.begin()
+        else:
+            super().on_message_complete()
+
+    # -- what uvicorn asks -----------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """A request that had waited behind another on this connection has its turn."""
+        if isinstance(cycle, PaidExchange):
+            cycle.may_begin = True
+            cycle.begin()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def shutdown(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._leaving = True
+            self.loop.call_later(LAST_REQUEST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
+
+    def keeps_alive(self) -> bool:
+        """Whether the connection stays open after the request that was just read."""
+        return not self._leaving and bool(self.parser.should_keep_alive())
 
 
-def _call(scope: Scope, body: bytes = b"") -> Call:
-    path: str = scope["path"]
-    dialect = DIALECTS.get(path)
-    if dialect is not None:
-        return Call(dialect, _bearer(scope), _address(scope), body=body)
-    service_id = path[len(CONSUME) :].rstrip("/")
-    return Call(MARKETPLACE, _bearer(scope), _address(scope), service_id, body)
+class PaidExchange:
+    """One paid call on its connection: stands where uvicorn keeps its own request-response cycle."""
 
+    __slots__ = (
+        "_address", "_began", "_body", "_dialect", "_headers", "_method", "_path", "_protocol", "_running", "_size",
+        "_streaming", "_task", "disconnected", "keep_alive", "may_begin", "more_body", "response_complete",
+    )  # fmt: skip
 
-async def _answer(gateway: Gateway, scope: Scope, receive: Receive) -> Answer | Stream:
-    if scope["method"] != "POST":
-        return refusal(_call(scope), MethodNotAllowed())
-    try:
-        body = await _read(receive, gateway.most_body_bytes)
-    except (TooLarge, Malformed) as error:
-        return refusal(_call(scope), error)
-    # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses ids
-    # that are seconds old.
-    return await gateway.answer(_call(scope, body))
+    def __init__(
+        self, protocol: LaneProtocol, running: runtime.Runtime, dialect: Dialect, path: bytes
+    ) -> None:
+        parser = protocol.parser
+        self._protocol = protocol
+        self._running = running
+        self._dialect = dialect
+        self._path = path
+        self._method: bytes = parser.get_method()
+        self._headers = protocol.headers
+        self._address = protocol.client[0] if protocol.client else ""
+        self._body: list[bytes] = []
+        self._size = 0
+        self._task: asyncio.Task[None] | None = None
+        self._streaming = False
+        self._began = time.perf_counter()
+        self.keep_alive = protocol.keeps_alive() and parser.get_http_version() == "1.1"
+        self.may_begin = False
+        self.more_body = True
+        self.disconnected = self.response_complete = False
 
+    @property
+    def message_event(self) -> "PaidExchange":
+        """What uvicorn ``set``s when the client has gone: here that is this exchange itself."""
+        return self
 
-def _bearer(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            return bearer_of(value.decode("latin-1"))
-    return None
+    def set(self) -> None:
+        """The client has gone. A stream ends; a whole answer is owed all the same, and is charged."""
+        if self._streaming and self._task is not None:
+            self._task.cancel()
 
+    def take(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._size += len(data)
+        if self._size <= self._running.gateway.most_body_bytes:
+            self._body.append(data)
+        elif not self.response_complete:
+            self.refuse(TooLarge())
 
-def _address(scope: Scope) -> str:
-    client = scope.get("client")
-    return client[0] if client else ""
+    def refuse(self, problem: Problem) -> None:
+        """Answer before the request has come whole; its rest is nobody's, so the connection ends too."""
+        self.keep_alive = False
+        self._send(refusal(self._call(), problem))
 
+    def begin(self) -> None:
+        """Serve the call once it is whole, and the answers before it on its connection are out."""
+        if self.more_body or not self.may_begin or self.response_complete or self.disconnected:
+            return
+        tasks = self._protocol.tasks
+        self._task = self._protocol.loop.create_task(self._serve())
+        tasks.add(self._task)
+        self._task.add_done_callback(tasks.discard)
 
-async def _read(receive: Receive, most_bytes: int) -> bytes:
-    """The whole body. Raises ``TooLarge`` as soon as it is, ``Malformed`` where the client left before its end."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > most_bytes:
-            raise TooLarge()
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Malformed("The body was cut short")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most_bytes:
-            raise TooLarge()
-    return b"".join(parts)
+    async def _serve(self) -> None:
+        # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses
+        # ids that are seconds old.
+        call = self._call()
+        if self._method != b"POST":
+            self._send(refusal(call, MethodNotAllowed()))
+            return
+        answer = await self._running.gateway.answer(call)
+        if isinstance(answer, Stream):
+            await self._stream(answer)
+        else:
+            self._send(answer)
 
+    def _call(self) -> Call:
+        service_id = ""
+        if self._dialect is MARKETPLACE:
+            service_id = self._path[len(_CONSUME) :].rstrip(b"/").decode("latin-1")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        return Call(self._dialect, self._key(), self._address, service_id, body)
 
-async def _send_stream(stream: Stream, receive: Receive, send: Send) -> None:
-    """Send events as they come; a client that goes away cancels the call, and with it the upstream."""
-    headers = [(name.encode(), value.encode()) for name, value in stream.headers]
+    def _key(self) -> str | None:
+        for name, value in self._headers:
+            if name == b"authorization":
+                return bearer_of(value.decode("latin-1"))
+        return None
 
-    async def write(data: bytes) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+    # -- the answer ------------------------------------------------------------------------------------------------
 
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    relaying = asyncio.ensure_future(stream.run(write))
-    watching = asyncio.ensure_future(_gone(receive))
-    watching.add_done_callback(lambda _: relaying.cancel())
-    try:
-        await relaying
-        await send({"type": "http.response.body", "body": b""})
-    except asyncio.CancelledError:
-        if not watching.done():
-            raise
-    finally:
-        watching.cancel()
+    def _send(self, answer: Answer) -> None:
+        headers = [*answer.headers, ("content-length", str(len(answer.body)))]
+        if self._method == b"HEAD":
+            self._write(self._head(answer.status, headers))
+        else:
+            self._write(self._head(answer.status, headers) + answer.body)
+        self._end(answer.status)
 
+    async def _stream(self, stream: Stream) -> None:
+        """Send events as they come. A client that goes away cancels this task, and with it the upstream's call."""
+        headers = stream.headers
+        write: Callable[[bytes], Awaitable[None] | None] = self._send_piece
+        if self.keep_alive:
+            headers = [*headers, ("transfer-encoding", "chunked")]
+            write = self._send_chunk
+        self._write(self._head(200, headers))
+        self._streaming = True
+        if self.disconnected and self._task is not None:
+            self._task.cancel()
+        try:
+            await stream.run(write)
+        except asyncio.CancelledError:
+            if not self.disconnected:
+                self._protocol.transport.abort()
+                raise
+        else:
+            if self.keep_alive:
+                self._write(b"0\r\n\r\n")
+        finally:
+            self._streaming = False
+            self._end(200)
 
-async def _gone(receive: Receive) -> None:
-    """Returns when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def _send_chunk(self, data: bytes) -> Awaitable[None] | None:
+        return self._send_piece(b"%x\r\n%b\r\n" % (len(data), data))
 
+    def _send_piece(self, data: bytes) -> Awaitable[None] | None:
+        """Send; where the client does not keep up, what to wait for."""
+        self._write(data)
+        return self._kept_up() if self._protocol.flow.write_paused else None
 
-async def _send(answer: Answer, send: Send) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in answer.headers]
-    headers.append((b"content-length", str(len(answer.body)).encode()))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    async def _kept_up(self) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._protocol.flow.drain()
+        except TimeoutError as error:
+            # A client that does not read counts as gone.
+            self.disconnected = True
+            self._protocol.transport.abort()
+            raise asyncio.CancelledError from error
+
+    def _write(self, data: bytes) -> None:
+        if not self.disconnected:
+            self._protocol.transport.write(data)
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        lines = [STATUS_LINE[status]]
+        for name, value in self._protocol.server_state.default_headers:
+            lines += name, b": ", value, b"\r\n"
+        text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        lines.append(text.encode("latin-1"))
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(lines)
+
+    def _end(self, status: int) -> None:
+        self.response_complete = True
+        path, method = self._path.decode("latin-1"), self._method.decode("latin-1")
+        metrics.answered(method, path, status, time.perf_counter() - self._began)
+        if self.disconnected:
+            return
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()

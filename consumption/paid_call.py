@@ -21,13 +21,9 @@ from quotas.admission import Lease
 
 log = logging.getLogger(__name__)
 
-#: A stream larger than this is nobody's conversation.
-MOST_STREAM_BYTES = 256 * 1024 * 1024
-
-#: How long a client may leave what was sent unread.
-WRITE_SECONDS = 60.0
-
-Write = Callable[[bytes], Awaitable[None]]
+#: Sends a piece to the client. Where the client does not keep up it returns what to wait for; that raises
+#: ``CancelledError`` for a client that has gone.
+Write = Callable[[bytes], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +145,12 @@ class PaidCall:
         return failure, Problem.code
 
 
+async def _written(write: Write, data: bytes) -> None:
+    waiting = write(data)
+    if waiting is not None:
+        await waiting
+
+
 class Relay:
     """A stream on its way through: passed on as it comes, metered, settled before its last event."""
 
@@ -161,16 +163,8 @@ class Relay:
         self._delivered = False
         self._done = False
 
-    async def run(self, to_client: Write) -> None:
+    async def run(self, write: Write) -> None:
         """Pass everything on. However it ends, what was delivered is charged and on record."""
-
-        async def write(data: bytes) -> None:
-            # A client that does not read counts as gone.
-            try:
-                await asyncio.wait_for(to_client(data), WRITE_SECONDS)
-            except TimeoutError as error:
-                raise asyncio.CancelledError from error
-
         paid = self._paid
         call, dialect = paid._call, paid._call.dialect
         try:
@@ -180,18 +174,18 @@ class Relay:
             status: journal.Status = "cancelled" if code == "cancelled" else "error"
             await self._settle(status=status, error=code)
             if isinstance(raised, Problem):
-                await write(dialect.broken(raised, ids.text(call.request_id)))
+                await _written(write, dialect.broken(raised, ids.text(call.request_id)))
                 return
             raise raised from failure
         finally:
-            await self._opened.close()
+            self._opened.close()
         reply = self._reply()
         await paid._settle(reply)
         call.lap("settle")
-        await write(dialect.last(call, paid._terms, paid._request, reply, paid._cost(reply)))
+        await _written(write, dialect.last(call, paid._terms, paid._request, reply, paid._cost(reply)))
 
     async def _pass_on(self, write: Write) -> None:
-        async for data in self._opened.chunks(MOST_STREAM_BYTES):
+        while data := await self._opened.read():
             await self._pass_on_events(data, write)
             if self._done:
                 return
@@ -208,7 +202,7 @@ class Relay:
         finally:
             if any(out):
                 self._delivered = True
-                await write(b"".join(out))
+                await _written(write, b"".join(out))
 
     def _take(self, event: bytes) -> bytes:
         """What the caller gets for one event."""

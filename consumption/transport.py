@@ -16,6 +16,11 @@ CONSUME = "/api/v1/consume/"
 MARKETPLACE = Marketplace()
 
 
+def is_paid(path: str) -> bool:
+    """Whether a path is a paid call's."""
+    return path.startswith(CONSUME) or path in DIALECTS
+
+
 def bearer_of(authorization: str) -> str | None:
     """The key in an ``Authorization: Bearer`` header, or None."""
     scheme, _, key = authorization.partition(" ")

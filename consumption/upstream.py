@@ -1,72 +1,106 @@
-"""Calls to upstreams: OpenAI-compatible chat completions over HTTP, by a total deadline, with nothing trusted."""
+"""Calls to upstreams: OpenAI-compatible APIs over HTTP, within deadlines; nothing is trusted or paid for twice."""
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
-from datetime import timedelta
-
-from pyreqwest.exceptions import DetailedPyreqwestError, PyreqwestError, RequestTimeoutError
-from pyreqwest.request import StreamRequest
-from pyreqwest.response import Response
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 from catalog.snapshot import Offer
 from common.errors import Problem
 from consumption.errors import DeadlineExceeded, UpstreamFailed, UpstreamRejected
-from consumption.upstream_clients import NoAddress, UpstreamClients
+from consumption.upstream_connection import Broken, Connection, NotConnected, Patience, TooSlow
+from consumption.upstream_pool import UpstreamPool
 
 log = logging.getLogger(__name__)
 
 #: Tries of one call. Only what cannot have been worked on is tried again: no connection, or 429 and 503.
 TRIES = 3
 FIRST_PAUSE_SECONDS = 0.1
-#: An answer larger than this is nobody's chat completion.
+#: An answer larger than this is nobody's chat completion, a larger stream nobody's conversation.
 MOST_ANSWER_BYTES = 16 * 1024 * 1024
+MOST_STREAM_BYTES = 256 * 1024 * 1024
 #: Statuses that say the caller's request is at fault.
 _CALLERS_FAULT = frozenset({400, 413, 422})
+_TRY_LATER = frozenset({429, 503})
 
 
 class Upstream:
     """Calls to all upstreams of one gateway."""
 
     def __init__(self, *, max_connections: int) -> None:
-        self._clients = UpstreamClients(max_connections=max_connections)
+        self._pool = UpstreamPool(max_connections=max_connections)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self._clients.close()
+        """Cut all connections."""
+        await self._pool.close()
 
     async def call(self, offer: Offer, path: str, body: bytes, *, request_id: str, deadline: float) -> bytes:
         """The body of the upstream's 200. ``deadline``: of the event loop's clock, retries included.
 
         Raises ``UpstreamFailed``, ``UpstreamRejected`` or ``DeadlineExceeded``.
         """
-        opened = await self.open(offer, path, body, request_id=request_id, deadline=deadline)
-        try:
-            return await opened.whole(MOST_ANSWER_BYTES)
-        finally:
-            await opened.close()
+        connection = await self._answered(offer, path, body, request_id, Patience(deadline), whole=True)
+        answer = connection.whole()
+        connection.close()
+        return answer
 
     async def open(
         self, offer: Offer, path: str, body: bytes, *, request_id: str, deadline: float
     ) -> "OpenAnswer":
         """A 200 whose body is still to come; close it. Raises as ``call`` does."""
+        connection = await self._answered(offer, path, body, request_id, Patience(deadline), whole=False)
+        return OpenAnswer(connection, offer.name)
+
+    async def _answered(
+        self, offer: Offer, path: str, body: bytes, request_id: str, patience: Patience, *, whole: bool
+    ) -> Connection:
+        """A connection with a 200 on it."""
+        head = _head(offer.base_url, path)
+        length = str(len(body))
+        request = b"".join((head, f"{request_id}\r\ncontent-length: {length}\r\n\r\n".encode(), body))
         for attempt in range(TRIES):
-            opened = await self._post(offer, path, body, request_id, deadline)
-            if opened is not None and opened.status == 200:
-                return opened
-            status = 0
-            if opened is not None:
-                status = opened.status
-                await opened.close()
-            if status in _CALLERS_FAULT:
-                raise UpstreamRejected()
-            if status not in {0, 429, 503} or attempt == TRIES - 1:
-                log.warning("upstream of %s answered %s", offer.name, status or "nothing: no connection")
+            connection = await self._asked(offer, request, patience, whole=whole)
+            if connection is not None:
+                status = connection.status
+                if status == 200 and not connection.encoded:
+                    return connection
+                connection.close()
+                if status in _CALLERS_FAULT:
+                    raise UpstreamRejected()
+                if status not in _TRY_LATER or attempt == TRIES - 1:
+                    log.warning("upstream of %s answered %d", offer.name, status)
+                    raise _reached(UpstreamFailed())
+            elif attempt == TRIES - 1:
+                log.warning("upstream of %s: no connection", offer.name)
                 break
-            await self._pause(attempt, deadline)
-        raise _reached(UpstreamFailed()) if status else UpstreamFailed()
+            await self._pause(attempt, patience.until)
+        raise UpstreamFailed()
+
+    async def _asked(
+        self, offer: Offer, request: bytes, patience: Patience, *, whole: bool
+    ) -> Connection | None:
+        """A connection with an answer on it; None where there is no connection, so that nothing was sent."""
+        connection = self._pool.resting(offer.base_url)
+        if connection is None:
+            remaining = patience.until - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                raise DeadlineExceeded()
+            try:
+                connection = await self._pool.connect(
+                    offer.base_url, seconds=min(patience.connect, remaining)
+                )
+            except NotConnected:
+                return None
+        most_bytes = MOST_ANSWER_BYTES if whole else MOST_STREAM_BYTES
+        try:
+            await connection.send(request, patience, whole=whole, most_bytes=most_bytes)
+        except (Broken, TooSlow) as error:
+            raise _failure(error, offer.name) from error
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        return connection
 
     async def _pause(self, attempt: int, deadline: float) -> None:
         pause = FIRST_PAUSE_SECONDS * 2**attempt * (0.5 + random.random() / 2)  # noqa: S311 - jitter, no secret
@@ -74,87 +108,43 @@ class Upstream:
             raise DeadlineExceeded()
         await asyncio.sleep(pause)
 
-    async def _post(
-        self, offer: Offer, path: str, body: bytes, request_id: str, deadline: float
-    ) -> "OpenAnswer | None":
-        """The answer's head; None where no connection could be made, so that nothing was sent."""
-        remaining = deadline - asyncio.get_running_loop().time()
-        if remaining <= 0:
-            raise DeadlineExceeded()
-        url = offer.base_url + path
-        try:
-            client = await self._clients.of(offer.base_url)
-        except NoAddress:
-            return None
-        request = (
-            client.post(url)
-            .header("x-request-id", request_id)
-            .body_bytes(body)
-            .timeout(timedelta(seconds=remaining))
-            .streamed_read_buffer_limit(0)  # what has come is passed on at once
-            .build_streamed()
-        )
-        try:
-            return OpenAnswer(request, await request.__aenter__(), offer.name)
-        except PyreqwestError as error:
-            if _never_connected(error):
-                return None
-            raise _failure(error, offer.name) from error
-
 
 class OpenAnswer:
     """An answer of an upstream whose body is being read."""
 
-    def __init__(self, request: StreamRequest, response: Response, name: str) -> None:
-        self._request = request
-        self._response = response
+    __slots__ = ("_connection", "_name")
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
         self._name = name
-        self.status = response.status
 
-    async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises ``UpstreamFailed`` (also beyond the cap) or ``DeadlineExceeded``."""
-        size = 0
-        reader = self._response.body_reader
+    async def read(self) -> bytes:
+        """What has come since the last time; empty at the end. Raises ``UpstreamFailed`` or ``DeadlineExceeded``."""
         try:
-            while (chunk := await reader.read_chunk()) is not None:
-                data = chunk.to_bytes()
-                size += len(data)
-                if size > most_bytes:
-                    raise _reached(UpstreamFailed())
-                yield data
-        except PyreqwestError as error:
+            return await self._connection.read()
+        except (Broken, TooSlow) as error:
             raise _failure(error, self._name) from error
 
-    async def whole(self, most_bytes: int) -> bytes:
-        """The whole body. Raises as ``chunks`` does."""
-        length = self._response.get_header("content-length")
-        if length is None or not length.isdigit() or int(length) > most_bytes:
-            # Its size is not known before it has come, so it is counted as it comes.
-            return b"".join([chunk async for chunk in self.chunks(most_bytes)])
-        try:
-            return (await self._response.bytes()).to_bytes()
-        except PyreqwestError as error:
-            raise _failure(error, self._name) from error
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let the connection go; what has not come yet is not waited for."""
-        with contextlib.suppress(PyreqwestError):
-            await self._request.__aexit__(None, None, None)
+        self._connection.close()
 
 
-def _never_connected(error: PyreqwestError) -> bool:
-    """Whether nothing can have been sent. The class does not tell: ``ConnectError`` is also what a server raises that
-    read the request, maybe worked on it, and closed the connection without an answer."""
-    if not isinstance(error, DetailedPyreqwestError):
-        return False
-    causes = error.details["causes"] or []
-    return any(cause["message"] == "client error (Connect)" for cause in causes)
+@lru_cache(maxsize=4096)
+def _head(base_url: str, path: str) -> bytes:
+    """The request line and the headers that every call to this URL has, up to the value of ``x-request-id``."""
+    parts = urlsplit(base_url + path)
+    return (
+        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+        "accept: application/json, text/event-stream\r\naccept-encoding: identity\r\n"
+        "user-agent: llm-marketplace\r\nx-request-id: "
+    ).encode()
 
 
-def _failure(error: PyreqwestError, name: str) -> Problem:
-    if isinstance(error, RequestTimeoutError):
+def _failure(error: Broken | TooSlow, name: str) -> Problem:
+    if isinstance(error, TooSlow):
         return _reached(DeadlineExceeded())
-    log.warning("upstream of %s: %s", name, type(error).__name__)
+    log.warning("upstream of %s: %s", name, error)
     return _reached(UpstreamFailed())
 
 

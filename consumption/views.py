@@ -32,6 +32,9 @@ from consumption.serializers import (
 )
 from consumption.transport import DIALECTS, MARKETPLACE, address_of, bearer_of
 
+#: How long a client may leave what was sent unread.
+WRITE_SECONDS = 60.0
+
 Response_ = TypeVar("Response_", bound=HttpResponseBase)
 
 
@@ -166,9 +169,16 @@ def _streaming(stream: Stream) -> StreamingHttpResponse:
     """Django pulls, the gateway pushes: a queue of one place between them."""
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)
 
+    async def write(data: bytes) -> None:
+        # A client that does not read counts as gone.
+        try:
+            await asyncio.wait_for(queue.put(data), WRITE_SECONDS)
+        except TimeoutError as error:
+            raise asyncio.CancelledError from error
+
     async def push() -> None:
         try:
-            await stream.run(queue.put)
+            await stream.run(write)
         finally:
             await queue.put(None)
 

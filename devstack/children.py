@@ -109,8 +109,7 @@ def granian(interface: str, port: int, target: str, *options: str) -> list[str]:
 
 
 def gateway_command(port: int) -> list[str]:
-    # Every request that is being served, streams too, holds one place; the limits that count are the tiers'.
-    return granian("asgi", port, "config.asgi:application", "--loop", "uvloop", "--backpressure", "8192")
+    return [sys.executable, "-m", "config.gateway", "--port", str(port), "--drain-seconds", "15"]
 
 
 def console_command(port: int) -> list[str]:
