@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
+import msgspec
+
 from common.money import ZERO
 
 _MAX_RATE = Decimal(10) ** 9
@@ -23,8 +25,7 @@ _EXACT = Context(prec=60, traps=[InvalidOperation, Inexact])
 KINDS = ("prompt", "completion", "cached", "reasoning")
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(msgspec.Struct, frozen=True):
     """Token counts of one call. ``cached`` is a part of ``prompt``, ``reasoning`` a part of ``completion``,
     as OpenAI-compatible upstreams report them."""
 
@@ -54,6 +55,8 @@ class Price:
             return ZERO
         if self.model == "per_request":
             return self.per_request
+        if self.single:
+            return _EXACT.multiply(self.rates["prompt"], tokens.total)
         total = ZERO
         for kind, count in self._billed(tokens).items():
             if count:

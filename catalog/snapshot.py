@@ -35,6 +35,11 @@ class Offer:
     deadline_seconds: int
     stream_deadline_seconds: int
     prices: tuple[PricedVersion, ...]
+    #: The id as text: a call needs it often.
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", str(self.id))
 
     @property
     def served(self) -> bool:

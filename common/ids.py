@@ -10,17 +10,16 @@ from functools import lru_cache
 
 from common import clock
 
+_VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+_LOW_62 = (1 << 62) - 1
+
 
 def uuid7(at_ms: int | None = None) -> uuid.UUID:
     """A new UUIDv7: 48 bits of milliseconds, 74 random bits."""
     moment = clock.now_ms() if at_ms is None else at_ms
     # An id has to be unique, not secret; asking the kernel for its bits would be most of its cost.
     bits = random.getrandbits(74)
-    value = (moment & 0xFFFF_FFFF_FFFF) << 80
-    value |= 0x7 << 76
-    value |= ((bits >> 62) & 0xFFF) << 64
-    value |= 0b10 << 62
-    value |= bits & ((1 << 62) - 1)
+    value = (moment & 0xFFFF_FFFF_FFFF) << 80 | _VERSION_AND_VARIANT | (bits >> 62) << 64 | bits & _LOW_62
     return uuid.UUID(int=value)
 
 

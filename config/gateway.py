@@ -41,6 +41,7 @@ def main() -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=options.drain_seconds,
     )
 

@@ -1,9 +1,9 @@
 """The headers that every answer has, whatever its dialect."""
 
 import math
-from dataclasses import replace
 
-from common import ids
+import msgspec
+
 from common.errors import Problem
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
@@ -15,7 +15,7 @@ Headers = list[tuple[str, str]]
 
 def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
     """Of an answer that was paid for: a whole one or a stream."""
-    headers = [("x-request-id", ids.text(call.request_id))]
+    headers = [("x-request-id", call.id)]
     if lease.rate_limit is not None:
         headers += [
             ("ratelimit-limit", str(lease.rate_limit)),
@@ -29,8 +29,8 @@ def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
 
 def refusal(call: Call, error: Problem) -> Answer:
     """A refusal or failure in the call's dialect."""
-    answer = call.dialect.problem(error, ids.text(call.request_id))
-    headers = [("x-request-id", ids.text(call.request_id))]
+    answer = call.dialect.problem(error, call.id)
+    headers = [("x-request-id", call.id)]
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
     if error.reached_upstream:
@@ -44,4 +44,4 @@ def refusal(call: Call, error: Problem) -> Answer:
             ("ratelimit-remaining", str(error.extra["remaining"])),
             ("ratelimit-reset", str(error.retry_after)),
         ]
-    return replace(answer, headers=answer.headers + headers)
+    return msgspec.structs.replace(answer, headers=answer.headers + headers)

@@ -2,8 +2,9 @@
 
 import time
 import uuid
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from catalog.snapshot import Limits, Offer, PricedVersion
 from common.ids import uuid7
@@ -13,28 +14,38 @@ from keys.grants import Grant
 if TYPE_CHECKING:
     from consumption.dialects.base import Dialect
 
+AUTHENTICATE, RESOLVE, POLICY, ADMIT, ROUTE, PRICE, SETTLE = map(
+    metrics.STEP_DURATION.of, ("authenticate", "resolve", "policy", "admit", "route", "price", "settle")
+)
 
-@dataclass(slots=True)
+
 class Call:
     """What came in, from whichever transport and in whichever dialect.
 
     ``key``: the presented API key, or None; ``address``: the client's; ``service_id``: from the path, where the
-    dialect has it there.
+    dialect has it there. ``id`` is ``request_id`` as text.
     """
 
-    dialect: "Dialect"
-    key: str | None
-    address: str
-    service_id: str = ""
-    body: bytes = b""
-    request_id: uuid.UUID = field(default_factory=uuid7)
-    started: float = field(default_factory=time.perf_counter)
-    _lap_began: float = 0.0
+    __slots__ = (
+        "_lap_began", "address", "body", "dialect", "id", "key", "request_id", "service_id", "started",
+    )  # fmt: skip
 
-    def lap(self, step: str) -> None:
+    def __init__(
+        self, dialect: "Dialect", key: str | None, address: str, service_id: str = "", body: bytes = b""
+    ) -> None:
+        self.dialect = dialect
+        self.key = key
+        self.address = address
+        self.service_id = service_id
+        self.body = body
+        self.request_id: uuid.UUID = uuid7()
+        self.id = str(self.request_id)
+        self.started = self._lap_began = time.perf_counter()
+
+    def lap(self, step: metrics.Timing) -> None:
         """A step has ended: its time goes into the histogram."""
         now = time.perf_counter()
-        metrics.STEP_DURATION.observe((step,), now - (self._lap_began or self.started))
+        step.observe(now - self._lap_began)
         self._lap_began = now
 
     @property
@@ -43,8 +54,7 @@ class Call:
         return int((time.perf_counter() - self.started) * 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True, gc=False):
     """What holds for a call whatever changes meanwhile."""
 
     grant: Grant

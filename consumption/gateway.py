@@ -2,21 +2,19 @@
 
 import logging
 
-from prometheus_client import Counter
-
 from analytics import events
 from analytics.buffer import EventBuffer
 from catalog.snapshot import Snapshot
-from common import ids
 from common.errors import Problem, Unavailable
 from common.ids import milliseconds_of
 from consumption import metrics, settlement
 from consumption.answers import refusal
-from consumption.call import Call, Terms
+from consumption.call import ADMIT, AUTHENTICATE, POLICY, RESOLVE, Call, Terms
 from consumption.dialects import openai
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import AccessDenied, PolicyDenied, ServiceNotFound, ServiceSuspended
-from consumption.paid_call import PaidCall, Stream
+from consumption.paid_call import PaidCall
+from consumption.relay import Stream
 from consumption.settlement import Settlement
 from consumption.upstream import Upstream
 from keys.grants import Grant
@@ -55,15 +53,15 @@ class Gateway:
     async def consume(self, call: Call) -> Answer | Stream:
         """Serve one call. Raises a ``Problem`` for every refusal and failure; a refusal consumes nothing."""
         grant = await self.keyring.authenticate(call.key)
-        call.lap("authenticate")
+        call.lap(AUTHENTICATE)
         request = call.dialect.parse(call, most_bytes=self.most_body_bytes)
         terms = self.resolve(call, grant, request)
-        call.lap("resolve")
+        call.lap(RESOLVE)
         self.check_policy(call, terms, request)
-        call.lap("policy")
+        call.lap(POLICY)
         entry = settlement.unsettled_entry(call, terms, request)
         lease = await self.admit(call, terms, request, entry)
-        call.lap("admit")
+        call.lap(ADMIT)
         paid = PaidCall(self.upstream, self.settlement, call, terms, request, lease, entry)
         return await (paid.stream() if request.stream else paid.serve())
 
@@ -74,7 +72,7 @@ class Gateway:
         except Problem as error:
             return refusal(call, error)
         except Exception:
-            log.exception("a defect, request %s", call.request_id)
+            log.exception("a defect, request %s", call.id)
             return refusal(call, Problem())
 
     async def models(self, call: Call) -> Answer:
@@ -114,9 +112,9 @@ class Gateway:
         grant, offer = terms.grant, terms.offer
         decision = self.policies.decide(
             Question(
-                consumer_id=ids.text(grant.consumer_id),
+                consumer_id=grant.consumer_text,
                 residency=grant.residency,
-                service_id=ids.text(offer.id),
+                service_id=offer.text,
                 service_name=offer.name,
                 region=offer.region,
                 clearance=offer.clearance,
@@ -127,9 +125,7 @@ class Gateway:
         )
         if decision.allowed:
             return
-        metrics.child(
-            metrics.POLICY_VIOLATIONS, ids.text(offer.id), decision.policy_id, decision.severity
-        ).inc()
+        metrics.POLICY_VIOLATIONS.add(offer.text, decision.policy_id, decision.severity)
         refused = {"policy_id": decision.policy_id, "severity": decision.severity, "reason": decision.reason}
         self._tell("policy_violation", call, terms, refused)
         raise PolicyDenied(decision.reason, policy_id=decision.policy_id)
@@ -137,6 +133,7 @@ class Gateway:
     async def admit(self, call: Call, terms: Terms, request: PaidRequest, entry: journal.Entry) -> Lease:
         """All limits at once, or a refusal that says which one and when to come back."""
         ask = Ask(
+            id=call.id,
             request_id=call.request_id,
             consumer_id=terms.grant.consumer_id,
             service_id=terms.offer.id,
@@ -159,19 +156,19 @@ class Gateway:
         self.settlement.opened(lease)
         return lease
 
-    def _refused(self, counter: Counter, event: events.Type, call: Call, terms: Terms) -> None:
-        metrics.child(counter, ids.text(terms.offer.id), terms.tier).inc()
+    def _refused(self, counter: metrics.Tally, event: events.Type, call: Call, terms: Terms) -> None:
+        counter.add(terms.offer.text, terms.tier)
         self._tell(event, call, terms, {"tier": terms.tier})
 
     def _tell(self, event: events.Type, call: Call, terms: Terms, more: dict[str, str]) -> None:
         self.events.offer(
             type=event,
-            id=ids.text(call.request_id),
-            subject=ids.text(terms.offer.id),
+            id=call.id,
+            subject=terms.offer.text,
             data={
-                "request_id": ids.text(call.request_id),
-                "consumer_id": ids.text(terms.grant.consumer_id),
-                "service_id": ids.text(terms.offer.id),
+                "request_id": call.id,
+                "consumer_id": terms.grant.consumer_text,
+                "service_id": terms.offer.text,
                 **more,
             },
         )

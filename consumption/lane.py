@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import Problem, TooLarge
@@ -19,7 +18,7 @@ from consumption import metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects.base import Answer, Dialect
-from consumption.paid_call import Stream
+from consumption.relay import Stream
 from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of
 
 log = logging.getLogger(__name__)
@@ -50,40 +49,53 @@ class LaneProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._overdue: asyncio.TimerHandle | None = None
-        self._leaving = False
+        self._timer: asyncio.TimerHandle | None = None
+        #: Since when the connection waits for its client: for a request, or for the rest of one.
+        self._waits_since = self.loop.time()
+        self._incomplete = self._leaving = False
 
     # -- what the transport says -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._wait_for_the_rest()
+        self._look_later(REQUEST_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._stop_waiting()
-        self._incomplete = False
+        waited = self._incomplete
         super().data_received(data)
-        if self._incomplete and not self.transport.is_closing():
-            self._wait_for_the_rest()
+        if self._incomplete and not waited:
+            self._waits_since = self.loop.time()
 
-    def _wait_for_the_rest(self) -> None:
-        self._overdue = self.loop.call_later(REQUEST_SECONDS, self._give_up)
+    # One timer a connection that looks now and then, where uvicorn sets and ends one for every request.
 
-    def _stop_waiting(self) -> None:
-        if self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
+    def _look_later(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._look)
 
-    def _give_up(self) -> None:
+    def _look(self) -> None:
         cycle = self.cycle
-        if isinstance(cycle, PaidExchange) and cycle.more_body:
+        waits = self._incomplete or cycle is None or cycle.response_complete
+        longest = REQUEST_SECONDS if self._incomplete or cycle is None else self.timeout_keep_alive
+        left = self._waits_since + longest - self.loop.time() if waits else longest
+        if left > 0:
+            self._look_later(left)
+        elif isinstance(cycle, PaidExchange) and cycle.more_body:
             cycle.refuse(ClientSlow())
         else:
             self.transport.close()
+
+    def on_response_complete(self) -> None:
+        self._waits_since = self.loop.time()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     # -- what llhttp says ------------------------------------------------------------------------------------------
 
@@ -98,7 +110,7 @@ class LaneProtocol(HttpToolsProtocol):
         path = self.url.partition(b"?")[0]
         dialect = _PATHS.get(path) or (MARKETPLACE if path.startswith(_CONSUME) else None)
         running = runtime.current()
-        if dialect is None or running is None or not settings.LANE:
+        if dialect is None or running is None or not running.lane:
             self._leave_to_the_application()
             return
         before = self.cycle
@@ -213,10 +225,15 @@ class PaidExchange:
         """Serve the call once it is whole, and the answers before it on its connection are out."""
         if self.more_body or not self.may_begin or self.response_complete or self.disconnected:
             return
-        tasks = self._protocol.tasks
-        self._task = self._protocol.loop.create_task(self._serve())
-        tasks.add(self._task)
-        self._task.add_done_callback(tasks.discard)
+        self._task = self._protocol.loop.create_task(self._run())
+        self._protocol.tasks.add(self._task)
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        finally:
+            if self._task is not None:
+                self._protocol.tasks.discard(self._task)
 
     async def _serve(self) -> None:
         # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses

@@ -1,7 +1,6 @@
 """What upstreams answer: read as hostile, metered within what was reserved."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -53,16 +52,14 @@ class ChunkChoice(msgspec.Struct):
         return self.text or (self.delta.content if self.delta else None) or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True):
     """What one call may cost at most, as it was reserved."""
 
     prompt: int
     completion: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """What an upstream answered. ``raw``: the JSON as it came, empty for a stream."""
 
     choices: Sequence[Choice]

@@ -52,6 +52,7 @@ class Runtime:
             events=self.events,
             most_body_bytes=settings.MAX_BODY_BYTES,
         )
+        self.lane = settings.LANE
         self.catalogue_loaded = False
         self.valkey_unsafe = ""
         self._loader = ThreadPoolExecutor(1, "catalogue")

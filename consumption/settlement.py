@@ -15,7 +15,7 @@ from consumption.call import Call, Terms
 from consumption.dialects.base import PaidRequest
 from consumption.replies import Reply
 from consumption.spool import Spool
-from metering import journal, shards
+from metering import journal
 from quotas.admission import Admission, Lease, StaleEpoch
 from quotas.leases import RENEW_EVERY_SECONDS
 from quotas.line import LineError
@@ -100,13 +100,13 @@ class Settlement:
         """Whether the call was cut because its lease had ended."""
         return request_id in self._lost
 
-    async def settle(self, entry: journal.Entry) -> None:
+    async def settle(self, entry: journal.Entry, *, shard: int) -> None:
         """Put the entry where it cannot be lost: in the journal, else fsynced on the local disk.
 
         Raises ``Unavailable`` where neither worked; the entry is still being handed in from memory.
         """
         encoded = journal.encode(entry)
-        epoch = self._admission.known_epoch(shards.shard_of(entry.consumer_id))
+        epoch = self._admission.known_epoch(shard)
         try:
             await self._admission.settle(entry, encoded)
         except (LineError, hiredis.ReplyError) as error:

@@ -5,10 +5,10 @@ in the caps below; who waits is told by one of three failures, which say whether
 """
 
 import asyncio
-from dataclasses import dataclass
 from typing import Protocol
 
 import httptools
+import msgspec
 
 #: Status line and headers of one answer, trailers too.
 MOST_HEAD_BYTES = 64 * 1024
@@ -36,8 +36,7 @@ class TooSlow(Exception):
         self.first_byte = first_byte
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """How long an answer may take. ``until``: the total, on the event loop's clock. The rest in seconds, None is off.
 
     ``first_byte``: until the status line. ``idle``: the longest silence in a body. ``least_rate``: bytes a second.

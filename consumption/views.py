@@ -23,7 +23,7 @@ from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects import openai
 from consumption.dialects.base import Answer
-from consumption.paid_call import Stream
+from consumption.relay import Stream
 from consumption.serializers import (
     ConsumeRequestSerializer,
     ConsumeResponseSerializer,

@@ -1,7 +1,7 @@
 """What a key may do: its state and its consumer's rights, read from PostgreSQL in one go."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from accounts.models import Consumer
 from catalog.models import Entitlement
@@ -27,6 +27,11 @@ class Grant:
     tiers: dict[uuid.UUID, str]
     expires_at_ms: int | None
     blocked: bool
+    #: The consumer's id as text: a call needs it often.
+    consumer_text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "consumer_text", str(self.consumer_id))
 
     def usable(self, now_ms: int | None = None) -> bool:
         """Not revoked, not expired, and its consumer not suspended."""
@@ -36,7 +41,8 @@ class Grant:
 
     def reaches(self, service_id: uuid.UUID) -> bool:
         """Whether the key may call a service: entitled, and not bound to another one."""
-        return service_id in self.tiers and self.service_id in {None, service_id}
+        bound_to = self.service_id
+        return service_id in self.tiers and (bound_to is None or bound_to == service_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,30 +6,28 @@ Every method is one call to Valkey. The protocol, and why it counts once whateve
 
 import asyncio
 import datetime as dt
-import hashlib
 import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hiredis
+import msgspec
 
-from common import clock, ids
+from common import clock
 from common.errors import Unavailable
 from common.ids import milliseconds_of
 from metering import journal, shards
-from quotas import errors
+from quotas import commands, errors
 from quotas.leases import LEASE_MS
 from quotas.line import Line, LineError, NotSent, OutcomeUnknown
-from quotas.names import Month, names_of
+from quotas.names import Month, Names, names_of
 
 log = logging.getLogger(__name__)
 
-#: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
-TOMBSTONE_SECONDS = 120
+#: Sets of limits and epochs that are remembered at once.
+MOST_FIXED = 4096
 #: How long a call waits for Valkey: longer than this and the caller is better served by the spool, or by a 503.
 ANSWER_SECONDS = 0.1
 #: Answer of admission when it cannot decide: clients come back.
@@ -40,34 +38,15 @@ class StaleEpoch(Exception):
     """The shard's counters belong to another epoch than the caller thought."""
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and the digest Valkey knows it by."""
-
-    text: str
-    sha: str
-
-
-def _load(name: str) -> Script:
-    text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text()
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND = map(
-    _load, ("admit", "settle", "release", "renew", "reap", "append")
-)
-SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a call wants let in. Limits: ``0`` forbids, ``None`` is unlimited.
 
-    ``prompt_bound``: tokens the prompt can cost at most. ``output_cap``: tokens of one choice at most;
-    where the caller did not name it (``cap_named`` false) it is lowered to what remains.
+    ``id``: the request's, as text. ``prompt_bound``: tokens the prompt can cost at most. ``output_cap``: tokens of
+    one choice at most; where the caller did not name it (``cap_named`` false) it is lowered to what remains.
     ``unsettled``: the journal entry for the case that nobody settles.
     """
 
+    id: str
     request_id: uuid.UUID
     consumer_id: uuid.UUID
     service_id: uuid.UUID
@@ -80,8 +59,7 @@ class Ask:
     unsettled: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """What was let in. ``output_cap``: what one choice may cost now. ``rate_left``: -1 where unlimited."""
 
     request_id: uuid.UUID
@@ -107,12 +85,13 @@ class Admission:
         self._run_id = ""
         self._complained_at = 0.0
         self._month = Month()
+        self._fixed_parts: dict[Any, commands.Fixed] = {}
 
     # -- the connection ------------------------------------------------------------------------------------------
 
     async def on_connect(self, line: Line) -> None:
         """Load the scripts, learn who the server is, and which of its shards are to be believed."""
-        for script in SCRIPTS:
+        for script in commands.SCRIPTS:
             await line.setup_call(("SCRIPT", "LOAD", script.text))
         info = await line.setup_call(("INFO", "server"))
         self._run_id = _field(info, b"run_id:")
@@ -153,10 +132,11 @@ class Admission:
 
     async def admit(self, ask: Ask) -> Lease:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
-        shard = names_of(ask.consumer_id, ask.service_id).shard
+        names = names_of(ask.consumer_id, ask.service_id)
+        shard = names.shard
         try:
             waiting = self._line.call(
-                self._admit_command(ask, shard),
+                self._admit_command(ask, names),
                 timeout=ANSWER_SECONDS,
                 on_late=lambda late: self._give_back(ask, shard, late),
             )
@@ -166,22 +146,31 @@ class Admission:
             raise Unavailable(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
 
-    def _admit_command(self, ask: Ask, shard: int) -> tuple[Any, ...]:
-        at, request_id = milliseconds_of(ask.request_id), ids.text(ask.request_id)
-        month, expires = self._month.of(at)
-        names = names_of(ask.consumer_id, ask.service_id)
-        return (
-            "EVALSHA", ADMIT.sha, 6,
-            names.epoch, names.journal, names.leases, f"{names.tag}:lease:{request_id}", names.bucket,
-            names.quota + month,
-            self.epoch(shard), request_id, at,
-            clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
-            self._journal_bound, LEASE_MS,
-            "" if ask.requests_per_second is None else ask.requests_per_second,
-            "" if ask.tokens_per_month is None else ask.tokens_per_month,
-            ask.prompt_bound, ask.output_cap, ask.choices, "1" if ask.cap_named else "0",
-            expires, self._gateway, ask.unsettled,
-        )  # fmt: skip
+    def _admit_command(self, ask: Ask, names: Names) -> bytes:
+        at_ms = milliseconds_of(ask.request_id)
+        return commands.admit(
+            names,
+            self._fixed(names, ask, self._month.of(at_ms)),
+            id_=ask.id,
+            at_ms=at_ms,
+            deadline_ms=clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
+            need=(ask.prompt_bound, ask.output_cap, ask.choices, ask.cap_named),
+            entry=ask.unsettled,
+        )
+
+    def _fixed(self, names: Names, ask: Ask, month: tuple[str, int]) -> commands.Fixed:
+        """One object for all calls with the same epoch, limits and month, so that it is found by identity."""
+        key = (self.epoch(names.shard), ask.requests_per_second, ask.tokens_per_month, month)
+        fixed = self._fixed_parts.get(key)
+        if fixed is None:
+            epoch, requests_per_second, tokens_per_month, (suffix, expires) = key
+            if len(self._fixed_parts) > MOST_FIXED:
+                self._fixed_parts.clear()
+            fixed = self._fixed_parts[key] = commands.Fixed(
+                epoch, self._gateway, self._journal_bound, LEASE_MS, requests_per_second, tokens_per_month,
+                suffix, expires,
+            )  # fmt: skip
+        return fixed
 
     def _complain(self, error: Exception) -> None:
         """Once a second: an outage refuses thousands of calls, and one line says it."""
@@ -226,7 +215,7 @@ class Admission:
         lease = f"{names.tag}:lease:{request_id}"
         try:
             await self._line.call((
-                "EVALSHA", RELEASE.sha, 4, names.epoch, names.leases, lease, names.quota + month,
+                "EVALSHA", commands.RELEASE.sha, 4, names.epoch, names.leases, lease, names.quota + month,
                 self.epoch(names.shard), str(request_id),
             ))  # fmt: skip
         except (LineError, hiredis.ReplyError) as error:
@@ -238,18 +227,18 @@ class Admission:
         ``epoch``: the one in which it was first tried, where this is a repetition.
         Raises ``NotSent``, ``OutcomeUnknown`` (repeat the same call) or ``StaleEpoch`` (``append`` it).
         """
-        names, request_id = names_of(entry.consumer_id, entry.service_id), ids.text(entry.request_id)
+        names = names_of(entry.consumer_id, entry.service_id)
         month, expires = self._month.of(milliseconds_of(entry.request_id))
-        answer = await self._line.call(
-            (
-                "EVALSHA", SETTLE.sha, 6,
-                names.epoch, names.journal, names.leases, f"{names.tag}:lease:{request_id}",
-                f"{names.tag}:settled:{request_id}", names.quota + month,
-                epoch or self.epoch(names.shard), request_id, entry.total_tokens, encoded,
-                TOMBSTONE_SECONDS, expires,
-            ),
-            timeout=ANSWER_SECONDS,
-        )  # fmt: skip
+        command = commands.settle(
+            names,
+            epoch=epoch or self.epoch(names.shard),
+            month=month,
+            expires=expires,
+            id_=str(entry.request_id),
+            tokens=entry.total_tokens,
+            entry=encoded,
+        )
+        answer = await self._line.call(command, timeout=ANSWER_SECONDS)
         if answer[0] != b"ok":
             if not epoch:
                 self._epochs[names.shard] = None
@@ -261,7 +250,7 @@ class Admission:
         """Journal an entry without touching a counter: the drain credits it. For settles of unknown fate."""
         shard = shards.shard_of(entry.consumer_id)
         answer = await self._line.call(
-            ("EVALSHA", APPEND.sha, 1, shards.journal_key(shard), encoded), timeout=1.0
+            ("EVALSHA", commands.APPEND.sha, 1, shards.journal_key(shard), encoded), timeout=1.0
         )
         stream_id: str = answer[1].decode()
         return stream_id
@@ -272,7 +261,7 @@ class Admission:
         """Move the deadlines of open leases; returns those that are gone. Raises as ``settle`` does."""
         answer = await self._line.call(
             (
-                "EVALSHA", RENEW.sha, 2, shards.epoch_key(shard), shards.leases_key(shard),
+                "EVALSHA", commands.RENEW.sha, 2, shards.epoch_key(shard), shards.leases_key(shard),
                 self.epoch(shard), LEASE_MS, *map(str, request_ids),
             ),
             timeout=1.0,
@@ -305,7 +294,7 @@ class Admission:
     async def _close(self, shard: int, ids: list[str]) -> int:
         answer = await self._line.call(
             (
-                "EVALSHA", REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
+                "EVALSHA", commands.REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
                 shards.journal_key(shard), self.epoch(shard), 0, len(ids), shards.tag(shard), *ids,
             ),
             timeout=1.0,

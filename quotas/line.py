@@ -60,12 +60,13 @@ class Line:
         self._out: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
         self._open = False
+        self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._connected = asyncio.Event()
 
     async def start(self) -> None:
         """Begin to connect, and stay connected until ``stop``."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep_connected()), loop.create_task(self._expire())]
 
     async def stop(self) -> None:
@@ -87,12 +88,12 @@ class Line:
 
     def call(
         self,
-        command: Sequence[Argument],
+        command: bytes | Sequence[Argument],
         *,
         timeout: float | None = None,
         on_late: Callable[[Any], None] | None = None,
     ) -> asyncio.Future[Any]:
-        """Send one command; the future gives its answer.
+        """Send one command (its arguments, or bytes as they go out); the future gives its answer.
 
         Raises ``NotSent`` at once where the line is down. The future raises ``OutcomeUnknown`` after ``timeout``
         seconds or when the connection breaks, and ``hiredis.ReplyError`` where the server refuses.
@@ -109,16 +110,22 @@ class Line:
         return self._send(command, timeout, None)
 
     def _send(
-        self, command: Sequence[Argument], timeout: float | None, on_late: Callable[[Any], None] | None
+        self,
+        command: bytes | Sequence[Argument],
+        timeout: float | None,
+        on_late: Callable[[Any], None] | None,
     ) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         future: asyncio.Future[Any] = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
         # A call that times out keeps its place: its answer must not be taken for the next one's.
         self._waiting.append(_Waiting(future, deadline, on_late))
         if not self._out:
             loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub takes one item
+        if isinstance(command, bytes):
+            self._out.append(command)
+        else:
+            self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]  # its stub takes one item
         return future
 
     def _flush(self) -> None:

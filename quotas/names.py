@@ -2,15 +2,19 @@
 
 import datetime as dt
 import uuid
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from common import clock
 from metering import shards
 
 
-class Names(NamedTuple):
-    """What Valkey calls the things of one consumer and service. ``quota`` wants a month at its end."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """What Valkey calls the things of one consumer and service. There is one for a pair, so it is compared by identity.
+
+    ``quota`` wants a month at its end; ``lease`` and ``tombstone`` a request's id.
+    """
 
     shard: int
     tag: str
@@ -19,20 +23,25 @@ class Names(NamedTuple):
     leases: str
     bucket: str
     quota: str
+    lease: str
+    tombstone: str
 
 
 @lru_cache(maxsize=65_536)
 def names_of(consumer_id: uuid.UUID, service_id: uuid.UUID) -> Names:
     """The names of a pair, which never change."""
     shard = shards.shard_of(consumer_id)
+    tag = shards.tag(shard)
     return Names(
         shard=shard,
-        tag=shards.tag(shard),
+        tag=tag,
         epoch=shards.epoch_key(shard),
         journal=shards.journal_key(shard),
         leases=shards.leases_key(shard),
         bucket=shards.bucket_key(shard, consumer_id, service_id),
-        quota=f"{shards.tag(shard)}:quota:{consumer_id}:{service_id}:",
+        quota=f"{tag}:quota:{consumer_id}:{service_id}:",
+        lease=f"{tag}:lease:",
+        tombstone=f"{tag}:settled:",
     )
 
 

@@ -4,9 +4,10 @@ The gateway's steps are the same for all of them. A request that was parsed says
 upstream; the dialect turns replies, stream events and refusals into bytes.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
+
+import msgspec
 
 from common.errors import Problem
 from consumption.call import Call, Terms
@@ -23,8 +24,7 @@ MOST_OUTPUT_TOKENS = 10_000_000
 MOST_METADATA_BYTES = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer. Header names are lower-case."""
 
     status: int

@@ -148,7 +148,7 @@ def _check(request: ConsumeRequest) -> None:
 
 
 def _told(call: Call, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {"request_id": call.request_id, "response": {"choices": choices}, **more}
+    return {"request_id": call.id, "response": {"choices": choices}, **more}
 
 
 def _choice(choice: Choice) -> dict[str, Any]:

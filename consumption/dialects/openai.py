@@ -155,7 +155,7 @@ def _without_usage(raw: bytes) -> bytes:
 def _usage_chunk(call: Call, terms: Terms, request: Any, reply: Reply, cost: Decimal) -> dict[str, Any]:
     tokens = reply.tokens
     return {
-        "id": str(call.request_id),
+        "id": call.id,
         "object": "chat.completion.chunk" if request.path == CHAT.path else "text_completion",
         "created": int(call.request_id.int >> 80) // 1000,
         "model": request.service,

@@ -21,7 +21,7 @@ async def test_a_settle_whose_caller_goes_away_is_kept_and_handed_in(
         spool: Spool = opened(tmp_path)
         settlement, record = Settlement(admission, spool), encoded()
         own_valkey.pause()
-        settling = asyncio.ensure_future(settlement.settle(journal.decode(record)))
+        settling = asyncio.ensure_future(settlement.settle(journal.decode(record), shard=0))
         await asyncio.sleep(0.02)
         settling.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from metering import journal, shards
-from quotas import admission
+from quotas import commands
 from quotas.leases import LEASE_MS
 from tests.metering.market import Market
 
@@ -16,12 +16,12 @@ def admit(market: Market, entry: journal.Entry, *, cap: int = 90, lease_ms: int 
     now: Any = market.valkey.time()
     milliseconds = now[0] * 1000 + now[1] // 1000
     answer: Any = market.valkey.eval(
-        admission.ADMIT.text, 6,
+        commands.ADMIT.text, 6,
         shards.epoch_key(shard), shards.journal_key(shard), shards.leases_key(shard),
-        shards.lease_key(shard, id_), shards.bucket_key(shard, market.consumer.id, market.service.id),
-        market.quota_key,
-        epoch(market), str(id_), str(milliseconds), str(milliseconds + 1000), "1000", str(lease_ms), "", "1000",
-        "10", str(cap), "1", "1", str(shards.quota_expires(market.month)), "gateway", unsettled,
+        shards.bucket_key(shard, market.consumer.id, market.service.id), market.quota_key,
+        shards.lease_key(shard, id_),
+        epoch(market), "1000", str(lease_ms), "", "1000", str(shards.quota_expires(market.month)), "gateway",
+        str(id_), str(milliseconds), str(milliseconds + 1000), "10", str(cap), "1", "1", unsettled,
     )  # fmt: skip
     return list(answer)
 
@@ -29,11 +29,11 @@ def admit(market: Market, entry: journal.Entry, *, cap: int = 90, lease_ms: int 
 def settle(market: Market, entry: journal.Entry, *, under: str | None = None) -> list[Any]:
     shard, id_ = market.shard, entry.request_id
     answer: Any = market.valkey.eval(
-        admission.SETTLE.text, 6,
+        commands.SETTLE.text, 6,
         shards.epoch_key(shard), shards.journal_key(shard), shards.leases_key(shard),
-        shards.lease_key(shard, id_), shards.tombstone_key(shard, id_), market.quota_key,
-        under or epoch(market), str(id_), str(entry.total_tokens), journal.encode(entry), "120",
-        str(shards.quota_expires(market.month)),
+        market.quota_key, shards.lease_key(shard, id_), shards.tombstone_key(shard, id_),
+        under or epoch(market), "120", str(shards.quota_expires(market.month)), str(id_),
+        str(entry.total_tokens), journal.encode(entry),
     )  # fmt: skip
     return list(answer)
 

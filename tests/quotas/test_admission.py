@@ -3,9 +3,9 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from common.errors import Unavailable
@@ -30,6 +30,7 @@ async def admission(own_valkey: Valkey) -> AsyncIterator[Admission]:
 def ask(**changes: Any) -> Ask:
     request_id = uuid7()
     whole = Ask(
+        id=str(request_id),
         request_id=request_id,
         consumer_id=CONSUMER,
         service_id=SERVICE,
@@ -41,7 +42,7 @@ def ask(**changes: Any) -> Ask:
         cap_named=True,
         unsettled=journal.encode(entry(request_id, status="unsettled")),
     )
-    return replace(whole, **changes)
+    return msgspec.structs.replace(whole, **changes)
 
 
 def entry(request_id: uuid.UUID, *, tokens: int = 0, status: Any = "success") -> Entry:

@@ -1,0 +1,125 @@
+"""A stream on its way through: passed on as it comes, metered, and settled before its last event."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from common.errors import Problem
+from consumption import sse
+from consumption.answers import Headers
+from consumption.call import SETTLE
+from consumption.errors import UpstreamFailed
+from consumption.replies import Chunk, Reply, estimate, meter, read_chunk
+from consumption.upstream import OpenAnswer
+from metering import journal
+
+if TYPE_CHECKING:
+    from consumption.paid_call import PaidCall
+
+#: Sends a piece to the client. Where the client does not keep up it returns what to wait for; that raises
+#: ``CancelledError`` for a client that has gone.
+Write = Callable[[bytes], Awaitable[None] | None]
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """A 200 whose body is still to come. Whoever gets it must ``run`` it, once: that is what settles the call."""
+
+    headers: Headers
+    run: Callable[[Write], Awaitable[None]]
+
+
+class Relay:
+    """One stream, from its first byte to its settlement."""
+
+    __slots__ = ("_delivered", "_done", "_opened", "_paid", "_reader", "_usage", "_written_bytes")
+
+    def __init__(self, paid: "PaidCall", opened: OpenAnswer) -> None:
+        self._paid = paid
+        self._opened = opened
+        self._reader = sse.EventReader()
+        self._usage: object = None
+        self._written_bytes = 0
+        self._delivered = False
+        self._done = False
+
+    async def run(self, write: Write) -> None:
+        """Pass everything on. However it ends, what was delivered is charged and on record."""
+        paid, call = self._paid, self._paid.call
+        try:
+            await self._pass_on(write)
+        except BaseException as failure:
+            raised, code = paid.meaning_of(failure)
+            await self._settle_broken(code)
+            if isinstance(raised, Problem):
+                await _written(write, call.dialect.broken(raised, call.id))
+                return
+            raise raised from failure
+        finally:
+            self._opened.close()
+        reply = self._reply()
+        cost = paid.cost(reply)
+        await paid.settle(reply, cost)
+        call.lap(SETTLE)
+        await _written(write, call.dialect.last(call, paid.terms, paid.request, reply, cost))
+
+    async def _pass_on(self, write: Write) -> None:
+        while data := await self._opened.read():
+            waiting = self._pass_on_events(data, write)
+            if waiting is not None:
+                await waiting
+            if self._done:
+                return
+        # Without its [DONE] the stream was cut: to the caller it must not look whole.
+        failure = UpstreamFailed()
+        failure.reached_upstream = True
+        raise failure
+
+    def _pass_on_events(self, data: bytes, write: Write) -> Awaitable[None] | None:
+        """All whole events that came with one read leave in one write, also those before a bad one."""
+        out: list[bytes] = []
+        try:
+            out.extend(map(self._take, self._reader.feed(data)))
+        except UpstreamFailed:
+            self._send(out, write)
+            raise
+        return self._send(out, write)
+
+    def _send(self, out: list[bytes], write: Write) -> Awaitable[None] | None:
+        told = b"".join(out)
+        if not told:
+            return None
+        self._delivered = True
+        return write(told)
+
+    def _take(self, event: bytes) -> bytes:
+        """What the caller gets for one event."""
+        if event == sse.DONE:
+            self._done = True
+            return b""
+        chunk: Chunk = read_chunk(event)
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+        for choice in chunk.choices or ():
+            self._written_bytes += len(choice.written.encode())
+        return self._paid.call.dialect.chunk(self._paid.call, self._paid.request, chunk)
+
+    def _reply(self) -> Reply:
+        bounds = self._paid.bounds
+        tokens, source = meter(self._usage, bounds)
+        return Reply((), tokens or estimate(self._written_bytes, bounds), source)
+
+    async def _settle_broken(self, code: str) -> None:
+        """What was delivered before it broke off is charged; nothing delivered costs nothing."""
+        status: journal.Status = "cancelled" if code == "cancelled" else "error"
+        if not self._delivered:
+            await self._paid.settle_nothing(code, status=status)
+            return
+        reply = self._reply()
+        await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
+
+
+async def _written(write: Write, data: bytes) -> None:
+    waiting = write(data)
+    if waiting is not None:
+        await waiting
