@@ -117,14 +117,18 @@ class EndpointForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the 
 class EndpointInline(admin.StackedInline):  # type: ignore[type-arg] # generic in the stubs alone
     model = Endpoint
     form = EndpointForm
-    fields = (
-        ("base_url", "protocol"),
-        ("upstream_model", "order", "weight", "enabled"),
-        ("credential_state", "new_credential", "remove_credential"),
-    )
     readonly_fields = ("credential_state",)
     extra = 0
     verbose_name_plural = "endpoints: with at least one here, the base URL above is not called"
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        credential = ("credential_state", "new_credential", "remove_credential")
+        may_change = self.has_change_permission(request, obj)
+        return (
+            ("base_url", "protocol"),
+            ("upstream_model", "order", "weight", "enabled"),
+            credential if may_change else credential[:1],
+        )
 
     @admin.display(description="credential")
     def credential_state(self, endpoint: Endpoint) -> str:

@@ -10,7 +10,11 @@ from django.db import IntegrityError, connection, transaction
 from audit.models import AuditEntry
 from catalog.models import Service
 from catalog.publishing import change_service
+from tests.committed import audit_trail_may_be_emptied, committed
 from tests.factories import make_service
+from tests.harness.waiting import wait_for
+
+__all__ = ["audit_trail_may_be_emptied", "committed"]
 
 
 def chain(length: int) -> list[Service]:
@@ -56,32 +60,38 @@ def test_a_circle_that_one_statement_closes_is_refused() -> None:
     assert not Service.objects.exclude(fallback=None).exists()
 
 
-@pytest.mark.usefixtures("committed")
-def test_of_two_who_close_a_circle_at_once_one_is_refused() -> None:
-    one, two = make_service(), make_service()
-    ready, refused = threading.Barrier(2), []
+def waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        return bool(cursor.fetchone()[0])
 
-    def point(service_id: Any, fallback_id: Any) -> None:
+
+@pytest.mark.usefixtures("committed")
+def test_of_two_who_close_a_circle_at_once_the_second_is_refused() -> None:
+    one, two = make_service(), make_service()
+    refused = []
+
+    def point_second_at_first() -> None:
         try:
-            service = Service.objects.get(id=service_id)
-            service.fallback_id = fallback_id
-            service.full_clean()
-            ready.wait(20)
-            change_service(service=service, actor="somebody")
+            two.fallback = one
+            two.full_clean()
+            change_service(service=two, actor="second")
         except IntegrityError as error:
-            refused.append(error)
+            refused.append(str(error))
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=point, args=pair) for pair in ((one.id, two.id), (two.id, one.id))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    second = threading.Thread(target=point_second_at_first)
+    with transaction.atomic():
+        one.fallback = two
+        change_service(service=one, actor="first")
+        second.start()
+        wait_for(waits_for_a_lock)
+    second.join(30)
     assert len(refused) == 1
-    assert "cannot fall back to itself" in str(refused[0])
-    assert Service.objects.exclude(fallback=None).count() == 1
-    assert [entry.action for entry in AuditEntry.objects.all()] == ["service_changed"]
+    assert "cannot fall back to itself" in refused[0]
+    assert dict(Service.objects.values_list("id", "fallback")) == {one.id: two.id, two.id: None}
+    assert [entry.actor for entry in AuditEntry.objects.all()] == ["first"]
 
 
 @pytest.mark.django_db

@@ -15,7 +15,7 @@ from audit.models import AuditEntry
 from catalog import rotation
 from catalog.models import Endpoint
 from common import clock
-from common.sealing import Unsealable
+from common.sealing import Unsealable, reseal
 from tests.factories import make_endpoint, make_service
 
 pytestmark = pytest.mark.django_db
@@ -181,10 +181,10 @@ class TestRotation:
         endpoint = make_endpoint(credential=SECRET)
         settings.CREDENTIAL_KEYS = [NEW, OLD]
 
-        def replaced_first(sealed: bytes, reseal: Any = rotation.reseal) -> bytes:
+        def replaced_first(sealed: bytes) -> bytes:
             endpoint.set_credential("the-new-one")
             endpoint.save()
-            return bytes(reseal(sealed))
+            return reseal(sealed)
 
         monkeypatch.setattr(rotation, "reseal", replaced_first)
         assert printed_by(capsys, "rotate_credentials") == {"rotated": 0, "unreadable": 0}
