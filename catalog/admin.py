@@ -119,7 +119,7 @@ class EndpointInline(admin.StackedInline):  # type: ignore[type-arg] # generic i
     form = EndpointForm
     readonly_fields = ("credential_state",)
     extra = 0
-    verbose_name_plural = "endpoints: with at least one here, the base URL above is not called"
+    verbose_name_plural = "endpoints: where there is one here, the endpoint above is not called"
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         credential = ("credential_state", "new_credential", "remove_credential")

@@ -4,6 +4,7 @@ import json
 import uuid
 from typing import Any
 
+import psycopg2
 import pytest
 from cryptography.fernet import Fernet
 from django.core.exceptions import ValidationError
@@ -16,7 +17,10 @@ from catalog import rotation
 from catalog.models import Endpoint
 from common import clock
 from common.sealing import Unsealable, reseal
+from tests.committed import audit_trail_may_be_emptied, committed
 from tests.factories import make_endpoint, make_service
+
+__all__ = ["audit_trail_may_be_emptied", "committed"]
 
 pytestmark = pytest.mark.django_db
 
@@ -269,3 +273,18 @@ class TestAddEndpoint:
             call_command("add_endpoint", f"--service={uuid.uuid4()}", "--url=https://llm.example/v1", option)
         assert ended.value.code == 1
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("committed")
+def test_gateways_hear_of_every_change() -> None:
+    service = make_service()
+    listener = psycopg2.connect(**{**connection.get_connection_params(), "cursor_factory": None})
+    listener.autocommit = True
+    listener.cursor().execute("LISTEN marketplace_changes")
+
+    endpoint = make_endpoint(service)
+    Endpoint.objects.update(weight=2)
+    endpoint.delete()
+    listener.cursor().execute("SELECT 1")
+    assert [notice.payload for notice in listener.notifies] == [f"service_endpoints:{service.id}"] * 3
+    listener.close()
