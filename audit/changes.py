@@ -6,7 +6,7 @@ from typing import Any
 from django.db import models
 
 #: Fields that are secrets, or as good as one.
-SECRETS = frozenset({"password", "key_hash"})
+SECRETS = frozenset({"password", "key_hash", "credential"})
 
 
 def fields_of(row: models.Model) -> dict[str, Any]:

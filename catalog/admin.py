@@ -10,10 +10,12 @@ from django.http import HttpRequest
 
 from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
 from audit.trail import address_of
-from catalog.models import Entitlement, PriceVersion, Service, Tier
+from catalog.credentials import validate_credential
+from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier
 from catalog.pricing import parse_pricing
 from catalog.publishing import PricingDecoder, change_service, publish_service
 from common.money import plain
+from common.sealing import Unsealable
 
 PRICING_HELP = (
     'One of {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}, '
@@ -85,6 +87,62 @@ class PriceVersionInline(admin.TabularInline):  # type: ignore[type-arg] # gener
         return False
 
 
+class EndpointForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone
+    new_credential = forms.CharField(
+        required=False,
+        validators=[validate_credential],
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
+        help_text="Sets it, or replaces the one that is set. It is never shown again.",
+    )
+    remove_credential = forms.BooleanField(required=False)
+
+    class Meta:
+        model = Endpoint
+        fields = ("base_url", "protocol", "upstream_model", "order", "weight", "enabled")
+        widgets = {"base_url": forms.TextInput(attrs={"size": 90})}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        given, remove = cleaned.get("new_credential"), cleaned.get("remove_credential")
+        if given and remove:
+            self.add_error("remove_credential", "Either a new credential or none")
+        elif remove:
+            self.instance.set_credential(None)
+        elif given and "base_url" in cleaned:
+            self.instance.base_url = cleaned["base_url"]
+            self.instance.set_credential(given)
+        return cleaned
+
+
+class EndpointInline(admin.StackedInline):  # type: ignore[type-arg] # generic in the stubs alone
+    model = Endpoint
+    form = EndpointForm
+    readonly_fields = ("credential_state",)
+    extra = 0
+    verbose_name_plural = "endpoints: where there is one here, the endpoint above is not called"
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        credential = ("credential_state", "new_credential", "remove_credential")
+        may_change = self.has_change_permission(request, obj)
+        return (
+            ("base_url", "protocol"),
+            ("upstream_model", "order", "weight", "enabled"),
+            credential if may_change else credential[:1],
+        )
+
+    @admin.display(description="credential")
+    def credential_state(self, endpoint: Endpoint) -> str:
+        """Whether there is one, and since when: nobody is shown which."""
+        if endpoint.credential_set_at is None:
+            return "not set"
+        since = f"set {endpoint.credential_set_at:%Y-%m-%d %H:%M:%S}"
+        try:
+            endpoint.open_credential()
+        except Unsealable:
+            return f"{since}, but cannot be opened: this endpoint is not called until it is entered again"
+        return since
+
+
 class ServiceForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone
     pricing = forms.JSONField(
         decoder=PricingDecoder,
@@ -116,7 +174,8 @@ class ServiceAdmin(AuditedAdmin):
     search_fields = ("name", "endpoint", "id__exact")
     search_help_text = "Name, endpoint, or the whole id."
     readonly_fields = ("id", "created_at")
-    inlines = (PriceVersionInline,)
+    autocomplete_fields = ("fallback",)
+    inlines = (EndpointInline, PriceVersionInline)
     fieldsets = (
         (None, {"fields": (("name", "version"), "status")}),
         (
@@ -125,7 +184,19 @@ class ServiceAdmin(AuditedAdmin):
                 "fields": (
                     "endpoint",
                     "upstream_model",
-                    ("default_max_tokens", "deadline_seconds", "stream_deadline_seconds"),
+                    "fallback",
+                    "default_max_tokens",
+                )
+            },
+        ),
+        (
+            "Patience",
+            {
+                "fields": (
+                    ("deadline_seconds", "stream_deadline_seconds"),
+                    ("connect_seconds", "first_byte_seconds"),
+                    ("idle_seconds", "least_bytes_per_second"),
+                    "on_client_gone",
                 )
             },
         ),

@@ -1,4 +1,4 @@
-"""What is for sale: services, their effective-dated prices, the tiers, and who is entitled to what."""
+"""What is for sale: services, where they are, their effective-dated prices, the tiers, who is entitled to what."""
 
 import datetime as dt
 import math
@@ -6,12 +6,19 @@ import uuid
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 
 from accounts.models import Consumer
+from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
 from catalog.pricing import parse_pricing
 from common import clock
+from common.sealing import Unsealable
+
+#: No silence of a call is waited for longer than an hour.
+MOST_SECONDS = 3600
+_SECONDS = (MinValueValidator(1), MaxValueValidator(MOST_SECONDS))
 
 
 def validate_pricing(value: Any) -> None:
@@ -81,6 +88,10 @@ class Service(models.Model):
         CONFIDENTIAL = 2
         RESTRICTED = 3
 
+    class OnClientGone(models.TextChoices):
+        CANCEL = "cancel", "Cancel the upstream's work"
+        DRAIN = "drain", "Read the upstream to its end"
+
     SERVED = (Status.ACTIVE, Status.DEPRECATED)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -91,6 +102,15 @@ class Service(models.Model):
     )
     upstream_model = models.CharField(
         max_length=255, blank=True, help_text="Model name the upstream knows. Blank: the service's own name."
+    )
+    fallback = models.ForeignKey(
+        "self",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="falls_back",
+        help_text="Serves the calls that no endpoint of this service can. Price, limits and record stay those of the "
+        "service that was asked for, so the caller pays what was offered and you pay what the fallback costs.",
     )
     status = models.CharField(max_length=50, choices=Status, default=Status.ACTIVE)
     pricing = models.JSONField(validators=[validate_pricing], help_text="The latest published price.")
@@ -110,6 +130,36 @@ class Service(models.Model):
     stream_deadline_seconds = models.PositiveIntegerField(
         default=600, help_text="Total time for one streamed call."
     )
+    connect_seconds = models.PositiveIntegerField(
+        default=5, db_default=5, validators=_SECONDS, help_text="Longest time until a connection stands."
+    )
+    first_byte_seconds = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=_SECONDS,
+        help_text="Longest wait for the first byte of an answer. Blank: the total time alone bounds it.",
+    )
+    idle_seconds = models.PositiveIntegerField(
+        default=60,
+        db_default=60,
+        validators=_SECONDS,
+        help_text="Longest silence between two bytes of a stream.",
+    )
+    least_bytes_per_second = models.PositiveIntegerField(
+        default=1,
+        db_default=1,
+        null=True,
+        blank=True,
+        validators=(MinValueValidator(1),),
+        help_text="A body that comes more slowly is given up. Blank: it may drip for as long as the total time allows.",
+    )
+    on_client_gone = models.CharField(
+        max_length=10,
+        choices=OnClientGone,
+        default=OnClientGone.CANCEL,
+        db_default=OnClientGone.CANCEL,
+        help_text="What becomes of a stream whose caller went away. What was delivered is charged either way.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ServiceQuerySet.as_manager()
@@ -125,6 +175,22 @@ class Service(models.Model):
                 ),
                 name="valid_status",
             ),
+            models.CheckConstraint(
+                condition=models.Q(connect_seconds__range=(1, MOST_SECONDS)), name="valid_connect_seconds"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(first_byte_seconds__range=(1, MOST_SECONDS)),
+                name="valid_first_byte_seconds",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(idle_seconds__range=(1, MOST_SECONDS)), name="valid_idle_seconds"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(least_bytes_per_second__gte=1), name="valid_least_bytes_per_second"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(on_client_gone__in=("cancel", "drain")), name="valid_on_client_gone"
+            ),
         )
         indexes = (
             models.Index(fields=("status",), name="idx_services_status"),
@@ -138,6 +204,15 @@ class Service(models.Model):
         """What is empty passes by the field's own validators, whatever it is empty of."""
         if not self.sla and not isinstance(self.sla, dict):
             raise ValidationError({"sla": "sla must be an object"})
+        if self._falls_back_to_itself():
+            raise ValidationError({"fallback": "It would fall back to itself"})
+
+    def _falls_back_to_itself(self) -> bool:
+        """Along the whole chain. The database holds it for good: ``refuse_fallback_cycle``."""
+        step = self.fallback_id
+        while step is not None and step != self.id:
+            step = Service.objects.filter(id=step).values_list("fallback_id", flat=True).first()
+        return step is not None
 
     @transaction.atomic
     def publish_price(
@@ -151,6 +226,77 @@ class Service(models.Model):
         self.pricing = pricing
         self.save(update_fields=("pricing",))
         return version
+
+
+class Endpoint(models.Model):
+    """One place where a service's calls may go. A service without any is at its own ``endpoint``, and only there."""
+
+    class Protocol(models.TextChoices):
+        OPENAI = "openai", "OpenAI"
+        ANTHROPIC = "anthropic", "Anthropic"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    service = models.ForeignKey(Service, on_delete=models.CASCADE, related_name="endpoints")
+    base_url = models.TextField(
+        "base URL",
+        validators=[validate_endpoint],
+        help_text="As its own clients take it: http://host:port/v1",
+    )
+    protocol = models.CharField(max_length=20, choices=Protocol, default=Protocol.OPENAI)
+    upstream_model = models.CharField(
+        max_length=255, blank=True, help_text="Model name it knows. Blank: the service's."
+    )
+    weight = models.PositiveIntegerField(
+        default=1,
+        validators=(MinValueValidator(1), MaxValueValidator(1000)),
+        help_text="Its share among the endpoints of one order.",
+    )
+    order = models.PositiveSmallIntegerField(
+        default=0, help_text="0 first. A higher one is called only where none of a lower order can serve."
+    )
+    enabled = models.BooleanField(default=True)
+    credential = models.BinaryField(null=True, help_text="Sealed for the origin of base_url: set_credential.")
+    credential_set_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        db_table = "service_endpoints"
+        ordering = ("service", "order", "id")
+        constraints = (
+            models.CheckConstraint(
+                condition=models.Q(protocol__in=("openai", "anthropic")), name="valid_protocol"
+            ),
+            models.CheckConstraint(condition=models.Q(weight__range=(1, 1000)), name="valid_weight"),
+            models.CheckConstraint(
+                condition=models.Q(credential=None, credential_set_at=None)
+                | models.Q(credential__isnull=False, credential_set_at__isnull=False),
+                name="credential_and_its_time",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.base_url
+
+    def set_credential(self, text: str | None) -> None:
+        """Keep ``text`` for the origin of ``base_url``, which must be valid, or nothing. Raises ``ValidationError``."""
+        if text is not None:
+            validate_credential(text)
+        self.credential = None if text is None else seal_for(self.base_url, text)
+        self.credential_set_at = None if text is None else clock.now()
+
+    def open_credential(self) -> str | None:
+        """What is sent along; None where nothing is. Raises ``Unsealable`` where it cannot be, or must not be."""
+        return None if self.credential is None else open_for(self.base_url, bytes(self.credential))
+
+    def clean(self) -> None:
+        """A credential does not move to another host. One that no key opens is no reason to refuse other changes."""
+        try:
+            self.open_credential()
+        except ForAnotherOrigin as error:
+            raise ValidationError(
+                {"base_url": "The credential was given for another host: enter it again, or remove it"}
+            ) from error
+        except Unsealable:
+            pass
 
 
 class PriceVersion(models.Model):

@@ -1,13 +1,14 @@
 """Putting services and prices up for sale, each with its audit entry in the same transaction."""
 
 import json
+import uuid
 from typing import Any
 
 from django.db import transaction
 
 from audit import trail
 from audit.changes import differences, fields_of
-from catalog.models import PriceVersion, Service
+from catalog.models import Endpoint, PriceVersion, Service
 
 
 class PricingDecoder(json.JSONDecoder):
@@ -35,7 +36,7 @@ def publish_service(*, actor: str, address: str | None = None, **fields: Any) ->
 @transaction.atomic
 def change_service(*, service: Service, actor: str, address: str | None = None) -> bool:
     """Save what was changed on ``service``; a new price becomes a price version. False where nothing was changed."""
-    stored = Service.objects.select_for_update().get(id=service.id)
+    stored = Service.objects.select_for_update(no_key=True).get(id=service.id)
     before, after = differences(fields_of(stored), fields_of(service))
     if not after:
         return False
@@ -77,3 +78,28 @@ def change_price(
         address=address,
     )
     return version
+
+
+def add_endpoint(
+    *,
+    service_id: uuid.UUID,
+    credential: str | None = None,
+    actor: str,
+    address: str | None = None,
+    **fields: Any,
+) -> Endpoint:
+    """One more endpoint of a service. Raises ``ValidationError``."""
+    endpoint = Endpoint(service_id=service_id, **fields)
+    endpoint.full_clean()
+    endpoint.set_credential(credential)
+    with transaction.atomic():
+        endpoint.save(force_insert=True)
+        trail.record(
+            actor=actor,
+            action="endpoint_created",
+            target_type="endpoint",
+            target_id=endpoint.id,
+            after=fields_of(endpoint),
+            address=address,
+        )
+    return endpoint

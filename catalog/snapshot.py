@@ -1,13 +1,18 @@
 """The catalogue as a gateway holds it in memory: replaced as a whole when the database says that it changed."""
 
+import logging
 import uuid
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from catalog.models import Endpoint as StoredEndpoint
 from catalog.models import PriceVersion, Service, Tier
 from catalog.pricing import Price, parse_pricing
+from common.sealing import Unsealable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,29 @@ class PricedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where calls may go. ``base_url`` is what a client of its ``protocol`` would be given, ``model`` what it knows.
+
+    ``credential`` is for the origin of ``base_url`` and nobody else; None: none is sent.
+    """
+
+    id: uuid.UUID
+    base_url: str
+    protocol: str
+    model: str
+    weight: int
+    order: int
+    credential: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
-    """A service as the gateway sees it. ``base_url`` is what an OpenAI client would be given."""
+    """A service as the gateway sees it. ``base_url`` is what an OpenAI client would be given.
+
+    ``endpoints``: those that may be called, by order; none where every one is disabled or unusable. ``fallback_id``:
+    the service that then serves, at the price of this one. ``first_byte_seconds`` and ``least_bytes_per_second``
+    bound nothing where they are None.
+    """
 
     id: uuid.UUID
     name: str
@@ -34,6 +60,13 @@ class Offer:
     default_max_tokens: int
     deadline_seconds: int
     stream_deadline_seconds: int
+    connect_seconds: int
+    first_byte_seconds: int | None
+    idle_seconds: int
+    least_bytes_per_second: int | None
+    on_client_gone: str
+    fallback_id: uuid.UUID | None
+    endpoints: tuple[Endpoint, ...]
     prices: tuple[PricedVersion, ...]
     #: The id as text: a call needs it often.
     text: str = field(init=False)
@@ -88,13 +121,18 @@ class Snapshot:
 
 
 def load() -> Snapshot:
-    """Read the catalogue: three queries, whatever its size."""
+    """Read the catalogue: four queries, whatever its size."""
     prices: dict[uuid.UUID, list[PricedVersion]] = defaultdict(list)
     for version in PriceVersion.objects.order_by("effective_from"):
         from_ms = int(version.effective_from.timestamp() * 1000)
         prices[version.service_id].append(PricedVersion(version.id, from_ms, parse_pricing(version.pricing)))
-    services = Service.objects.order_by("created_at")
-    offers = {service.id: _offer(service, tuple(prices[service.id])) for service in services}
+    stored: dict[uuid.UUID, list[StoredEndpoint]] = defaultdict(list)
+    for endpoint in StoredEndpoint.objects.order_by("order", "id"):
+        stored[endpoint.service_id].append(endpoint)
+    offers = {
+        service.id: _offer(service, _endpoints(service, stored[service.id]), tuple(prices[service.id]))
+        for service in Service.objects.order_by("created_at")
+    }
     return Snapshot(
         offers=offers,
         names=_by_name(offers.values()),
@@ -114,7 +152,38 @@ def _by_name(offers: Iterable[Offer]) -> dict[str, Offer]:
     return names
 
 
-def _offer(service: Service, prices: tuple[PricedVersion, ...]) -> Offer:
+def _endpoints(service: Service, stored: list[StoredEndpoint]) -> tuple[Endpoint, ...]:
+    """The rows rule, disabled ones too: the service's own endpoint stands in only where there is none."""
+    if not stored:
+        base_url, model = service.endpoint.rstrip("/"), service.upstream_model or service.name
+        return (
+            Endpoint(service.id, base_url, StoredEndpoint.Protocol.OPENAI.value, model, weight=1, order=0),
+        )
+    found = (_endpoint(service, endpoint) for endpoint in stored if endpoint.enabled)
+    return tuple(endpoint for endpoint in found if endpoint is not None)
+
+
+def _endpoint(service: Service, stored: StoredEndpoint) -> Endpoint | None:
+    """None where its credential cannot be sent: without it the call would be refused, or be somebody else's."""
+    try:
+        credential = stored.open_credential()
+    except Unsealable as error:
+        log.error(
+            "endpoint %s of %s is not used: its credential is %s", stored.id, service, type(error).__name__
+        )
+        return None
+    return Endpoint(
+        id=stored.id,
+        base_url=stored.base_url.rstrip("/"),
+        protocol=stored.protocol,
+        model=stored.upstream_model or service.upstream_model or service.name,
+        weight=stored.weight,
+        order=stored.order,
+        credential=credential,
+    )
+
+
+def _offer(service: Service, endpoints: tuple[Endpoint, ...], prices: tuple[PricedVersion, ...]) -> Offer:
     return Offer(
         id=service.id,
         name=service.name,
@@ -127,5 +196,12 @@ def _offer(service: Service, prices: tuple[PricedVersion, ...]) -> Offer:
         default_max_tokens=service.default_max_tokens,
         deadline_seconds=service.deadline_seconds,
         stream_deadline_seconds=service.stream_deadline_seconds,
+        connect_seconds=service.connect_seconds,
+        first_byte_seconds=service.first_byte_seconds,
+        idle_seconds=service.idle_seconds,
+        least_bytes_per_second=service.least_bytes_per_second,
+        on_client_gone=service.on_client_gone,
+        fallback_id=service.fallback_id,
+        endpoints=endpoints,
         prices=prices,
     )

@@ -7,35 +7,56 @@ from django.conf import settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-#: IPv6 that carries IPv4 in its last 32 bits, and is delivered there (RFC 6052).
+#: IPv6 that carries IPv4 in its last 32 bits, and is delivered there (RFC 6052). Its local-use sibling
+#: 64:ff9b:1::/48 (RFC 8215) has no fixed place for them, so it is never public.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+#: Not public, whatever ``is_global`` of Python 3.11 says.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's host: metadata, certificates of the machine
+        "192.0.0.0/24",  # IETF protocol assignments (RFC 6890); a metadata service lives at 192.0.0.192
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "64:ff9b:1::/48",
+        "2001::/32",  # Teredo (RFC 4380) and 6to4 (RFC 3056) end in an IPv4 host of anybody's choice
+        "2002::/16",
+        "3fff::/20",  # documentation (RFC 9637)
+        "5f00::/16",  # segment routing (RFC 9602)
+        "fec0::/10",  # site-local (RFC 3879)
+    )
+)
 
 
 def may_connect(address: str) -> bool:
     """Whether an upstream may have this address: public, or in ``UPSTREAM_ALLOWED_NETWORKS``.
 
-    Loopback, private, link-local (metadata services live there), multicast and reserved addresses are not public,
-    whichever way they are wrapped into IPv6.
+    Loopback, private, shared, link-local (metadata services live there), multicast and reserved addresses are not
+    public, whichever way they are wrapped into IPv6. An address with a zone is one of this machine's own links.
     """
     try:
         parsed = _unwrapped(ipaddress.ip_address(address))
     except ValueError:
         return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None:
+        return False
     if any(parsed in ipaddress.ip_network(network) for network in settings.UPSTREAM_ALLOWED_NETWORKS):
         return True
-    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
+    return _is_public(parsed)
+
+
+def _is_public(address: Address) -> bool:
+    if address.is_multicast or address.is_reserved or not address.is_global:
+        return False
+    return not any(address in network for network in _NOT_PUBLIC)
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside a mapped, 6to4, Teredo or NAT64 one."""
+    """The IPv4 address inside a mapped or NAT64 one: that is where it is delivered."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     return address

@@ -3,6 +3,8 @@
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from common import sealing
+
 
 def require() -> None:
     """Raises ``ImproperlyConfigured`` where a secret was left at its default: with it, anybody signs a token."""
@@ -10,3 +12,4 @@ def require() -> None:
         raise ImproperlyConfigured("SECRET_KEY is not set")
     if settings.KNOWN_PEPPER in settings.KEY_PEPPERS.values():
         raise ImproperlyConfigured("KEY_PEPPERS is not set")
+    sealing.require_keys()

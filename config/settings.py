@@ -39,6 +39,7 @@ IS_GATEWAY = PROCESS == "gateway"
 #: Defaults that let checks and migrations run. Nothing serves with them: ``config.own_secrets``.
 KNOWN_SECRET_KEY = "not-for-production-only-for-checks-and-migrations-0123456789"  # noqa: S105
 KNOWN_PEPPER = bytes(32)
+KNOWN_CREDENTIAL_KEY = "A" * 43 + "="
 SECRET_KEY = env("SECRET_KEY", KNOWN_SECRET_KEY)
 DEBUG = env("DEBUG") == "1"
 ALLOWED_HOSTS = env("ALLOWED_HOSTS", "127.0.0.1,localhost,[::1]").split(",")
@@ -159,6 +160,10 @@ KEY_PEPPERS: dict[int, bytes] = {
         else _EMBEDDED.get("key_peppers") or {"1": KNOWN_PEPPER.hex()}
     ).items()
 }
+
+#: Keys of what is encrypted at rest (32 bytes each in URL-safe Base64, comma-separated): the first encrypts, all of
+#: them decrypt. To retire one: put a new one first, ``manage.py rotate_credentials``, then leave the old one out.
+CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KEY).split(",") if k.strip()]
 
 #: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))

@@ -1,5 +1,6 @@
 """Where everything is and what the processes are told: folders, ports, secrets, environment."""
 
+import base64
 import json
 import os
 import secrets
@@ -42,6 +43,15 @@ def choose_ports() -> Ports:
     return Ports(gateway, gateway + 1, upstream if is_free(upstream) else free_port())
 
 
+def made_secrets() -> dict[str, str]:
+    """Fresh secrets of an installation, by the names that its environment has for them."""
+    return {
+        "SECRET_KEY": secrets.token_hex(32),
+        "KEY_PEPPERS": json.dumps({"1": secrets.token_hex(32)}),
+        "CREDENTIAL_KEYS": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    }
+
+
 @dataclass
 class Layout:
     """One installation on one machine: everything it writes is under `var`."""
@@ -69,13 +79,13 @@ class Layout:
         return private_folder(self.logs) / f"{name}.log"
 
     def secrets(self) -> dict[str, str]:
-        """`SECRET_KEY` and `KEY_PEPPERS` as the children's environment has them; made once, kept."""
+        """What `made_secrets` names, as the children's environment has it; each made once, and kept."""
         path = self.var / "secrets.json"
-        if not path.exists():
-            peppers = {"1": secrets.token_hex(32)}
-            made = {"SECRET_KEY": secrets.token_hex(32), "KEY_PEPPERS": json.dumps(peppers)}
-            write_private(path, json.dumps(made, indent=2) + "\n")
-        kept: dict[str, str] = json.loads(path.read_text())
+        kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        made = made_secrets()
+        if not made.keys() <= kept.keys():
+            kept = made | kept
+            write_private(path, json.dumps(kept, indent=2) + "\n")
         return {name: os.environ.get(name) or value for name, value in kept.items()}
 
 
@@ -131,6 +141,7 @@ class Surroundings:
             "redis_url": self.redis_url,
             "secret_key": kept["SECRET_KEY"],
             "key_peppers": json.loads(kept["KEY_PEPPERS"]),
+            "credential_keys": kept["CREDENTIAL_KEYS"],
             "spool_dir": str(self.spool),
             "upstream_allowed_networks": self.upstream_networks,
             "console_url": self.console_url,

@@ -5,7 +5,7 @@ import itertools
 from typing import Any
 
 from accounts.models import Consumer, Membership, User
-from catalog.models import Entitlement, Service, Tier
+from catalog.models import Endpoint, Entitlement, Service, Tier
 from common import clock
 from keys.format import mint
 from keys.hashing import hash_secret
@@ -78,6 +78,21 @@ def make_service(
     service.save(force_insert=True)
     service.publish_price(service.pricing, price_from or clock.now() - dt.timedelta(hours=1))
     return service
+
+
+def make_endpoint(
+    service: Service | None = None,
+    *,
+    base_url: str = "http://127.0.0.1:9/v1",
+    credential: str | None = None,
+    **fields: Any,
+) -> Endpoint:
+    """An endpoint of ``service`` (made where not given), valid as the admin would have it."""
+    endpoint = Endpoint(service=service or make_service(), base_url=base_url, **fields)
+    endpoint.full_clean()
+    endpoint.set_credential(credential)
+    endpoint.save(force_insert=True)
+    return endpoint
 
 
 def make_entitlement(

@@ -10,7 +10,7 @@ from tests.harness.servers import ROOT
 
 
 @pytest.mark.parametrize("entry", ["config.asgi", "config.wsgi"])
-@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS"])
+@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "CREDENTIAL_KEYS"])
 def test_an_entry_without_a_secret_of_its_own_does_not_start(entry: str, name: str) -> None:
     given = {each: value for each, value in os.environ.items() if each != name}
     assert _load(entry, given).endswith(f"{name} is not set\n")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from devstack.errors import DevstackError
 from devstack.lock import FolderLock
@@ -58,6 +59,7 @@ class TestRun:
             "REDIS_URL": self.valkey.url if self.valkey else os.environ["TEST_REDIS_URL"],
             "SECRET_KEY": secrets.token_hex(32),
             "KEY_PEPPERS": json.dumps({"1": secrets.token_hex(32)}),
+            "CREDENTIAL_KEYS": Fernet.generate_key().decode(),
             "SPOOL_DIR": str(self.folder / "spool"),
             "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
             "DJANGO_SETTINGS_MODULE": "config.settings",

@@ -1,6 +1,7 @@
 """``manage.py create_service``: put a service up for sale."""
 
 import json
+import uuid
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -20,6 +21,9 @@ class Command(JsonCommand):
         parser.add_argument("--pricing", required=True, metavar="JSON")
         parser.add_argument("--sla", default="{}", metavar="JSON")
         parser.add_argument("--upstream-model", default="", help="model name the upstream knows, if another")
+        parser.add_argument(
+            "--fallback", type=uuid.UUID, metavar="ID", help="service that serves where this one cannot"
+        )
         parser.add_argument("--status", default=Service.Status.ACTIVE, choices=Service.Status.values)
         parser.add_argument("--region", default="")
         parser.add_argument(
@@ -38,6 +42,7 @@ class Command(JsonCommand):
             pricing=_pricing(options["pricing"]),
             sla=json_option("--sla", options["sla"]),
             upstream_model=options["upstream_model"],
+            fallback_id=options["fallback"],
             status=options["status"],
             region=options["region"],
             clearance=Service.Clearance[options["clearance"].upper()],
