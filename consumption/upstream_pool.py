@@ -182,7 +182,8 @@ class UpstreamPool:
 
 
 def _is_usable(connection: Connection, rested: float) -> bool:
-    if not connection.open or rested > (connection.keep_alive_seconds or REST_SECONDS):
+    told = connection.keep_alive_seconds
+    if not connection.open or rested >= (REST_SECONDS if told is None else told):
         return False
     return rested < LOOK_SECONDS or not _has_news(connection.descriptor)
 

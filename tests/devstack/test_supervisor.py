@@ -164,7 +164,7 @@ def test_a_killed_supervisor_leaves_nothing_and_its_folder_can_be_used_again(run
 def test_what_is_killed_comes_back(run: Run) -> None:
     servers = json.loads((run.var / "servers.json").read_text())
     gateway = f"http://127.0.0.1:{run.port}"
-    for part in ("config.asgi", "drain_usage", "config.wsgi", "worker", "beat"):
+    for part in ("config.gateway", "drain_usage", "config.wsgi", "worker", "beat"):
         old = run.pid_of(part)
         os.kill(old, signal.SIGKILL)
         wait_for(lambda old=old, part=part: newer(run, part, old), seconds=3)  # type: ignore[misc]
