@@ -36,8 +36,11 @@ def fingerprint() -> str:
 
 
 def is_usable() -> bool:
-    """A half-made or moved environment fails to start its own pip."""
-    probe = [str(VENV / "bin" / "python"), "-c", "import pip, sys; sys.exit(sys.prefix == sys.base_prefix)"]
+    """A half-made or moved environment fails to start its own pip; one of another Python is not this one's."""
+    question = (
+        f"import pip, sys; sys.exit(sys.prefix == sys.base_prefix or sys.base_prefix != {sys.base_prefix!r})"
+    )
+    probe = [str(VENV / "bin" / "python"), "-c", question]
     try:
         return subprocess.run(probe, capture_output=True, check=False).returncode == 0
     except OSError:
