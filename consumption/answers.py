@@ -15,7 +15,7 @@ Headers = list[tuple[str, str]]
 
 def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
     """Of an answer that was paid for: a whole one or a stream."""
-    headers = [("x-request-id", call.id)]
+    headers = _request_id(call)
     if lease.rate_limit is not None:
         headers += [
             ("ratelimit-limit", str(lease.rate_limit)),
@@ -27,10 +27,18 @@ def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
     return headers
 
 
+def _request_id(call: Call) -> Headers:
+    own_name = call.dialect.request_id_header
+    headers = [("x-request-id", call.id)]
+    if own_name is not None:
+        headers.append((own_name, call.id))
+    return headers
+
+
 def refusal(call: Call, error: Problem) -> Answer:
     """A refusal or failure in the call's dialect."""
     answer = call.dialect.problem(error, call.id)
-    headers = [("x-request-id", call.id)]
+    headers = _request_id(call)
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
     if error.reached_upstream:

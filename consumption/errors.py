@@ -1,6 +1,6 @@
 """Refusals and failures of a call that are not the limits' or the key's."""
 
-from common.errors import Forbidden, NotFound, Problem
+from common.errors import Forbidden, InvalidField, NotFound, Problem
 
 
 class ServiceNotFound(NotFound):
@@ -21,6 +21,10 @@ class UpstreamFailed(Problem):
 
 class UpstreamRejected(Problem):
     code, status, title = "upstream_rejected", 422, "The service did not accept the request"
+
+
+class NotSupported(InvalidField):
+    code, title = "not_supported", "The service does not support this request"
 
 
 class DeadlineExceeded(Problem):

@@ -34,7 +34,7 @@ class _Document(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """One event of a stream. ``raw``: its JSON, as it came."""
+    """One event of a stream. ``raw``: its JSON, as it came; where the caller speaks Anthropic's, events as they go."""
 
     choices: list["ChunkChoice"] | None = None
     usage: Any = None
@@ -70,20 +70,28 @@ class Reply(msgspec.Struct, frozen=True):
 
 _document = msgspec.json.Decoder(_Document)
 _chunk = msgspec.json.Decoder(Chunk)
-_ERRORS = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+#: What msgspec raises over bytes that are not what they should be.
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+
+def no_answer() -> UpstreamFailed:
+    """What came back is no answer. The upstream has been at work all the same: a repetition may be paid for twice."""
+    error = UpstreamFailed()
+    error.reached_upstream = True
+    return error
 
 
 def read_reply(body: bytes, bounds: Bounds) -> Reply:
     """The reply in a 200's body. Raises ``UpstreamFailed`` where it is none."""
     try:
         document = _document.decode(body)
-    except _ERRORS as error:
-        raise UpstreamFailed() from error
+    except UNREADABLE as error:
+        raise no_answer() from error
     if not document.choices and not document.data:
-        raise UpstreamFailed()
+        raise no_answer()
     choices = document.choices or []
     if any(choice.message is None and choice.text is None for choice in choices):
-        raise UpstreamFailed()
+        raise no_answer()
     tokens, source = meter(document.usage, bounds)
     if tokens is None:
         tokens = estimate(sum(len(choice.written.encode()) for choice in choices), bounds)
@@ -94,8 +102,8 @@ def read_chunk(data: bytes) -> Chunk:
     """One event of a stream. Raises ``UpstreamFailed`` where it is none."""
     try:
         chunk = _chunk.decode(data)
-    except _ERRORS as error:
-        raise UpstreamFailed() from error
+    except UNREADABLE as error:
+        raise no_answer() from error
     chunk.raw = data
     return chunk
 
@@ -107,20 +115,21 @@ def meter(usage: Any, bounds: Bounds) -> tuple[Tokens | None, UsageSource]:
     """
     if not isinstance(usage, dict):
         return None, "estimated"
-    prompt = _count(usage.get("prompt_tokens"))
+    prompt = count(usage.get("prompt_tokens"))
     # Embeddings report no completion, since there is none.
-    completion = _count(usage.get("completion_tokens", 0 if bounds.completion == 0 else None))
+    completion = count(usage.get("completion_tokens", 0 if bounds.completion == 0 else None))
     if prompt is None or completion is None:
         return None, "estimated"
-    cached = _count(_detail(usage, "prompt_tokens_details", "cached_tokens")) or 0
-    reasoning = _count(_detail(usage, "completion_tokens_details", "reasoning_tokens")) or 0
+    cached = count(_detail(usage, "prompt_tokens_details", "cached_tokens")) or 0
+    reasoning = count(_detail(usage, "completion_tokens_details", "reasoning_tokens")) or 0
     within = prompt <= bounds.prompt and completion <= bounds.completion
     prompt, completion = min(prompt, bounds.prompt), min(completion, bounds.completion)
     tokens = Tokens(prompt, completion, min(cached, prompt), min(reasoning, completion))
     return tokens, "reported" if within else "clamped"
 
 
-def _count(value: Any) -> int | None:
+def count(value: Any) -> int | None:
+    """A count of tokens, or None where it cannot be one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 

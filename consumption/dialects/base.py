@@ -19,6 +19,11 @@ TEMPLATE_TOKENS_PER_MESSAGE = 16
 TEMPLATE_TOKENS = 48
 #: What one image can cost at most, whatever its bytes.
 IMAGE_TOKENS = 16_384
+#: What one file can: its pages cost as text and as images, and how many there are is not told by its bytes. No model
+#: reads more at once.
+DOCUMENT_TOKENS = 1_000_000
+#: What an upstream adds where tools are given. Anthropic documents up to 804 tokens, and 735 for a tool of its own.
+TOOLS_TOKENS = 1_024
 MOST_CHOICES = 16
 MOST_OUTPUT_TOKENS = 10_000_000
 MOST_METADATA_BYTES = 1024
@@ -35,11 +40,12 @@ class Answer(msgspec.Struct, frozen=True):
 class PaidRequest(Protocol):
     """A request that was read and checked.
 
-    ``service``: the id, or ``name`` or ``name@version``. ``path``: appended to the upstream's base URL.
-    ``max_tokens``: the output cap the caller named; None where they named none. ``writes``: whether there is any
-    output to cap.
+    ``protocol``: what it is written in, ``openai`` or ``anthropic``. ``service``: the id, or ``name`` or
+    ``name@version``. ``path``: appended to the base URL of an upstream of that protocol. ``max_tokens``: the output
+    cap the caller named; None where they named none. ``writes``: whether there is any output to cap.
     """
 
+    protocol: str
     service: str
     path: str
     stream: bool
@@ -58,11 +64,13 @@ class PaidRequest(Protocol):
         """Tokens the prompt can cost at most: no tokenizer makes more tokens of a text than it has UTF-8 bytes."""
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
-        """What is posted upstream. A stream asks for its usage, whether or not the caller did."""
+        """What is posted to an upstream of its protocol. A stream asks for its usage, whether or not the caller did."""
 
 
 class Dialect(Protocol):
-    """One way of speaking."""
+    """One way of speaking. ``request_id_header``: where its clients look for the id, if not in ``x-request-id``."""
+
+    request_id_header: str | None
 
     def parse(self, call: Call, *, most_bytes: int) -> PaidRequest:
         """The request in a call. Raises ``TooLarge``, ``Malformed`` or ``InvalidField``."""

@@ -6,12 +6,14 @@ import msgspec
 
 from common.errors import InvalidField
 from consumption.dialects.base import (
+    DOCUMENT_TOKENS,
     IMAGE_TOKENS,
     MOST_CHOICES,
     MOST_METADATA_BYTES,
     MOST_OUTPUT_TOKENS,
     TEMPLATE_TOKENS,
     TEMPLATE_TOKENS_PER_MESSAGE,
+    TOOLS_TOKENS,
 )
 
 
@@ -29,6 +31,26 @@ def check_common(*, max_tokens: int | None, choices: int, metadata: dict[str, An
         raise InvalidField(f"n must lie between 1 and {MOST_CHOICES}", field="n")
     if metadata is not None and len(msgspec.json.encode(metadata)) > MOST_METADATA_BYTES:
         raise InvalidField(f"metadata may have {MOST_METADATA_BYTES} bytes", field="metadata")
+
+
+def typed(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
+    """A member of a body; None where it is not given. Raises ``InvalidField`` where it has another type, or must be."""
+    value = body.get(name)
+    if value is None and not required:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InvalidField(
+            f"{name} has the wrong type" if value is not None else f"{name} is missing", field=name
+        )
+    return value
+
+
+def check_number(body: dict[str, Any], name: str, least: float, most: float) -> None:
+    """Raises ``InvalidField`` where a member that was given is no number, or lies outside."""
+    value = body.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InvalidField(f"{name} must be a number", field=name)
+    check_range(value, name, least, most)
 
 
 def where(error: msgspec.ValidationError) -> str:
@@ -60,9 +82,22 @@ def _bound_of_part(part: Any) -> int:
             return len(part["text"].encode())
         if part.get("type") == "image_url":
             return IMAGE_TOKENS
+        if part.get("type") == "file":
+            return DOCUMENT_TOKENS
     return len(msgspec.json.encode(part))
 
 
 def bound_of_value(value: Any) -> int:
     """Tokens that something else in the request can cost at most; nothing where it is not given."""
     return 0 if value is None else len(msgspec.json.encode(value))
+
+
+def bound_of_tools(tools: list[Any] | None) -> int:
+    """Tokens that tools can cost at most, with what an upstream tells its model about them, and about its own ones."""
+    if not tools:
+        return 0
+    own = sum(1 for tool in tools if isinstance(tool, dict) and tool.get("type") not in _CALLERS_OWN)
+    return TOOLS_TOKENS * (1 + own) + bound_of_value(tools)
+
+
+_CALLERS_OWN = (None, "custom", "function")

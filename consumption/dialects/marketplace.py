@@ -12,7 +12,14 @@ from common.parsing import read_object
 from consumption import sse
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
-from consumption.dialects.checks import bound_of_messages, bound_of_value, check_common, check_range, where
+from consumption.dialects.checks import (
+    bound_of_messages,
+    bound_of_tools,
+    bound_of_value,
+    check_common,
+    check_range,
+    where,
+)
 from consumption.problems import MEDIA_TYPE
 from consumption.replies import Choice, Chunk, Reply
 from quotas.admission import Lease
@@ -66,6 +73,7 @@ class _UpstreamBody(_Options, omit_defaults=True, kw_only=True):
 class _Paid:
     """A checked ``ConsumeRequest`` for a service."""
 
+    protocol = "openai"
     path = "/chat/completions"
     writes = True
 
@@ -80,7 +88,7 @@ class _Paid:
 
     def prompt_bound(self) -> int:
         messages: list[dict[str, Any]] = msgspec.to_builtins(self._messages)
-        extras = bound_of_value(self._request.tools) + bound_of_value(self._request.response_format)
+        extras = bound_of_tools(self._request.tools) + bound_of_value(self._request.response_format)
         return bound_of_messages(messages) + extras
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
@@ -99,6 +107,8 @@ class _Paid:
 
 class Marketplace:
     """The dialect of our own API."""
+
+    request_id_header: str | None = None
 
     def parse(self, call: Call, *, most_bytes: int) -> _Paid:
         document = read_object(call.body, most_bytes=most_bytes)

@@ -16,7 +16,14 @@ from common.parsing import read_object
 from consumption import sse
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
-from consumption.dialects.checks import bound_of_messages, bound_of_value, check_common, check_range
+from consumption.dialects.checks import (
+    bound_of_messages,
+    bound_of_tools,
+    bound_of_value,
+    check_common,
+    check_number,
+    typed,
+)
 from consumption.dialects.marketplace import number
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
@@ -34,28 +41,27 @@ _TYPES = {
 class _Paid:
     """A checked body, kept as the caller wrote it."""
 
+    protocol = "openai"
+
     def __init__(self, body: dict[str, Any], path: str, *, writes: bool) -> None:
         self.path = path
         self.writes = writes
-        self.service = _typed(body, "model", str, required=True)
-        self.stream = bool(_typed(body, "stream", bool)) and writes
-        self.choices: int = 1 if body.get("n") is None else _typed(body, "n", int)
-        self.metadata: dict[str, Any] | None = _typed(body, "metadata", dict)
+        self.service = typed(body, "model", str, required=True)
+        self.stream = bool(typed(body, "stream", bool)) and writes
+        self.choices: int = 1 if body.get("n") is None else typed(body, "n", int)
+        self.metadata: dict[str, Any] | None = typed(body, "metadata", dict)
         self._cap = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-        self.max_tokens: int | None = _typed(body, self._cap, int) if writes else None
-        options = _typed(body, "stream_options", dict) or {}
+        self.max_tokens: int | None = typed(body, self._cap, int) if writes else None
+        options = typed(body, "stream_options", dict) or {}
         self.wants_usage = options.get("include_usage") is True
         self._body = body
         check_common(max_tokens=self.max_tokens, choices=self.choices, metadata=self.metadata)
         for name, least, most in (("temperature", 0, 2), ("top_p", 0, 1)):
-            value = body.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise InvalidField(f"{name} must be a number", field=name)
-            check_range(value, name, least, most)
+            check_number(body, name, least, most)
 
     def prompt_bound(self) -> int:
         body = self._body
-        bound = bound_of_value(body.get("tools")) + bound_of_value(body.get("response_format"))
+        bound = bound_of_tools(body.get("tools")) + bound_of_value(body.get("response_format"))
         bound += bound_of_value(body.get("functions")) + bound_of_value(body.get("suffix"))
         if "messages" in body:
             return bound + bound_of_messages(body["messages"])
@@ -72,19 +78,10 @@ class _Paid:
         return _encode(body)
 
 
-def _typed(body: dict[str, Any], name: str, kind: type, *, required: bool = False) -> Any:
-    value = body.get(name)
-    if value is None and not required:
-        return None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise InvalidField(
-            f"{name} has the wrong type" if value is not None else f"{name} is missing", field=name
-        )
-    return value
-
-
 class OpenAi:
     """The dialect, for one of its paths."""
+
+    request_id_header: str | None = None
 
     def __init__(self, path: str, *, prompt: str, writes: bool = True) -> None:
         self.path = path
@@ -127,14 +124,13 @@ class OpenAi:
     def broken(self, error: Problem, request_id: str) -> bytes:
         return sse.event(_encode({"error": _error(error, error.status)}))
 
-
-def models(offers: Iterable[tuple[str, Offer]]) -> Answer:
-    """The answer of ``GET /v1/models``: what can be given as ``model``, and which service that is."""
-    data = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "marketplace", "service_id": offer.id}
-        for name, offer in offers
-    ]
-    return Answer(200, [("content-type", "application/json")], _encode({"object": "list", "data": data}))
+    def models(self, offers: Iterable[tuple[str, Offer]]) -> Answer:
+        """The answer of ``GET /v1/models``: what can be given as ``model``, and which service that is."""
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "marketplace", "service_id": offer.id}
+            for name, offer in offers
+        ]
+        return Answer(200, [("content-type", "application/json")], _encode({"object": "list", "data": data}))
 
 
 CHAT = OpenAi("/chat/completions", prompt="messages")

@@ -1,0 +1,210 @@
+"""Anthropic's protocol: what its upstreams answer, read as hostile, and the exchange that passes it on as it came."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from catalog.pricing import Tokens
+from consumption.dialects.base import PaidRequest
+from consumption.replies import UNREADABLE, Bounds, Chunk, Reply, count, estimate, meter, no_answer
+
+PATH = "/messages"
+_COUNTS = (
+    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens_details",
+)  # fmt: skip
+_EVENT_NAME = re.compile(r"[a-z_]{1,64}")
+
+
+class Block(msgspec.Struct):
+    """A block of an answer's content. Of those that are no text and no tool's use only the type is looked at."""
+
+    type: str
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+
+    @property
+    def written_bytes(self) -> int:
+        """What the model wrote into it, in UTF-8 bytes."""
+        size = len((self.text or "").encode()) + len((self.thinking or "").encode())
+        return size + (len(msgspec.json.encode(self.input)) if self.input else 0)
+
+
+class Message(msgspec.Struct, tag="message"):
+    """A whole answer, or what a stream begins with."""
+
+    content: list[Block]
+    id: str = ""
+    model: str = ""
+    stop_reason: str | None = None
+    usage: Any = None
+
+
+class Delta(msgspec.Struct):
+    """What an event adds: to a block, or to the message (``stop_reason``)."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+    stop_reason: str | None = None
+
+    @property
+    def written_bytes(self) -> int:
+        """What the model wrote with it, in UTF-8 bytes."""
+        return sum(len(text.encode()) for text in (self.text, self.thinking, self.partial_json) if text)
+
+
+class Event(msgspec.Struct):
+    """One event of a stream. Events that are not known have a type and no more."""
+
+    type: str
+    message: Message | None = None
+    index: int = 0
+    content_block: Block | None = None
+    delta: Delta | None = None
+    usage: Any = None
+
+
+_message = msgspec.json.Decoder(Message)
+_event = msgspec.json.Decoder(Event)
+
+
+def read_message(body: bytes) -> Message:
+    """The message in a 200's body. Raises ``UpstreamFailed`` where it is none."""
+    try:
+        return _message.decode(body)
+    except UNREADABLE as error:
+        raise no_answer() from error
+
+
+def read_event(data: bytes) -> Event:
+    """One event's data. Raises ``UpstreamFailed`` where it is none, or where it tells of a failure."""
+    try:
+        event = _event.decode(data)
+    except UNREADABLE as error:
+        raise no_answer() from error
+    if event.type == "error" or not _EVENT_NAME.fullmatch(event.type):
+        raise no_answer()
+    return event
+
+
+def usage_inside(usage: Any) -> dict[str, Any] | None:
+    """A usage object of Anthropic's in OpenAI's convention; None where it is no object.
+
+    Anthropic counts what was read from the cache and written to it beside ``input_tokens``, OpenAI inside
+    ``prompt_tokens``. What is no count stays what it is: ``meter`` judges.
+    """
+    if not isinstance(usage, dict):
+        return None
+    read, written = usage.get("cache_read_input_tokens") or 0, usage.get("cache_creation_input_tokens") or 0
+    parts = (usage.get("input_tokens"), read, written)
+    details = usage.get("output_tokens_details")
+    return {
+        "prompt_tokens": None if None in map(count, parts) else sum(parts),
+        "completion_tokens": usage.get("output_tokens"),
+        "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
+        "completion_tokens_details": {
+            "reasoning_tokens": details.get("thinking_tokens") if isinstance(details, dict) else None
+        },
+    }
+
+
+def reply_of(message: Message, bounds: Bounds, raw: bytes) -> Reply:
+    """The reply that a whole message is, to a caller who speaks Anthropic's protocol."""
+    tokens, source = meter(usage_inside(message.usage), bounds)
+    if tokens is None:
+        tokens = estimate(sum(block.written_bytes for block in message.content), bounds)
+    return Reply((), tokens, source, raw)
+
+
+class MessageExchange:
+    """A caller who speaks Anthropic's protocol, an upstream that does."""
+
+    __slots__ = ("_request", "path")
+
+    def __init__(self, request: PaidRequest) -> None:
+        self._request = request
+        self.path = request.path
+
+    def body(self, *, model: str, output_cap: int) -> bytes:
+        return self._request.upstream_body(model=model, output_cap=output_cap)
+
+    def reply(self, body: bytes, bounds: Bounds) -> Reply:
+        return reply_of(read_message(body), bounds, body)
+
+    def reader(self, bounds: Bounds) -> "MessageReader":
+        return MessageReader(bounds)
+
+
+class StreamMeter:
+    """Counts what a stream of Anthropic's uses. Its counts are running totals: the latest of each holds."""
+
+    __slots__ = ("_bounds", "_closed", "_usage", "_written_bytes")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._usage: dict[str, Any] = {}
+        self._written_bytes = 0
+        self._closed = False
+
+    def count(self, event: Event) -> None:
+        """One more event."""
+        if event.message is not None:
+            self._take(event.message.usage)
+        if event.content_block is not None:
+            self._written_bytes += event.content_block.written_bytes
+        if event.delta is not None:
+            self._written_bytes += event.delta.written_bytes
+        if event.type == "message_delta":
+            self._take(event.usage)
+            self._closed = True
+
+    def _take(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            self._usage.update({name: usage[name] for name in _COUNTS if usage.get(name) is not None})
+
+    def reply(self) -> Reply:
+        """What was used. Before the last counts have come the output is counted here: the first say next to nothing."""
+        tokens, source = meter(usage_inside(self._usage), self._bounds)
+        counted = estimate(self._written_bytes, self._bounds)
+        if tokens is None:
+            return Reply((), counted, source)
+        if not self._closed:
+            return Reply((), Tokens(tokens.prompt, counted.completion, tokens.cached), "estimated")
+        return Reply((), tokens, source)
+
+
+class MessageReader:
+    """Events as they come. The last one is held back: it is told once the call is settled."""
+
+    __slots__ = ("_begun", "_meter", "done")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._meter = StreamMeter(bounds)
+        self._begun = False
+        self.done = False
+
+    def read(self, event: bytes) -> Chunk | None:
+        read = read_event(event)
+        self._begun = self._begun or (read.type == "message_start" and read.message is not None)
+        if not self._begun and read.type != "ping":
+            raise no_answer()
+        self._meter.count(read)
+        if read.type == "message_stop":
+            self.done = True
+            return None
+        return Chunk(raw=framed(read.type, event))
+
+    def reply(self) -> Reply:
+        return self._meter.reply()
+
+
+def framed(name: str, data: bytes) -> bytes:
+    """A server-sent event with its name, as Anthropic's clients want it. JSON's line breaks are only spaces."""
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

@@ -1,0 +1,41 @@
+"""What an exchange is: one request on its way to an upstream, and the answer on its way back.
+
+A paid call does not know which protocol its upstream speaks. It asks the exchange for the path and the body, hands it
+what the upstream answers, and gets replies and chunks in the protocol that the caller speaks.
+"""
+
+from typing import Literal, Protocol
+
+from consumption.replies import Bounds, Chunk, Reply
+
+Name = Literal["openai", "anthropic"]
+
+
+class StreamReader(Protocol):
+    """One stream of an upstream, event by event. ``done``: its regular end has come."""
+
+    done: bool
+
+    def read(self, event: bytes) -> Chunk | None:
+        """What one event's data means to the caller; None where it is nothing. Raises ``UpstreamFailed``."""
+
+    def reply(self) -> Reply:
+        """What was used so far, within the bounds: as it was reported, else as it was counted."""
+
+
+class Exchange(Protocol):
+    """How one request goes to an upstream of one protocol and comes back in its caller's.
+
+    ``path``: appended to the upstream's base URL.
+    """
+
+    path: str
+
+    def body(self, *, model: str, output_cap: int) -> bytes:
+        """What is posted. ``model``: as the upstream knows it; ``output_cap``: tokens for each choice."""
+
+    def reply(self, body: bytes, bounds: Bounds) -> Reply:
+        """The reply in a 200's body. Raises ``UpstreamFailed`` where it is none."""
+
+    def reader(self, bounds: Bounds) -> StreamReader:
+        """What reads a 200 that is a stream."""
