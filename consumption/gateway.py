@@ -1,19 +1,20 @@
 """One paid call, from a key and some bytes to an answer: the steps, in their order."""
 
 import logging
+from collections.abc import Callable, Iterable
 
 from analytics import events
 from analytics.buffer import EventBuffer
-from catalog.snapshot import Snapshot
+from catalog.snapshot import Endpoint, Offer, Snapshot
 from common.errors import Problem, Unavailable
 from common.ids import milliseconds_of
 from consumption import metrics, settlement
 from consumption.answers import refusal
 from consumption.call import ADMIT, AUTHENTICATE, POLICY, RESOLVE, Call, Terms
-from consumption.dialects import openai
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import AccessDenied, PolicyDenied, ServiceNotFound, ServiceSuspended
 from consumption.paid_call import PaidCall
+from consumption.protocols.exchanges import exchange_of
 from consumption.relay import Stream
 from consumption.settlement import Settlement
 from consumption.upstream import Upstream
@@ -59,10 +60,14 @@ class Gateway:
         call.lap(RESOLVE)
         self.check_policy(call, terms, request)
         call.lap(POLICY)
+        endpoint = self.route(terms)
+        exchange = exchange_of(request, endpoint.protocol)
         entry = settlement.unsettled_entry(call, terms, request)
         lease = await self.admit(call, terms, request, entry)
         call.lap(ADMIT)
-        paid = PaidCall(self.upstream, self.settlement, call, terms, request, lease, entry)
+        paid = PaidCall(
+            self.upstream, self.settlement, call, terms, request, endpoint, exchange, lease, entry
+        )
         return await (paid.stream() if request.stream else paid.serve())
 
     async def answer(self, call: Call) -> Answer | Stream:
@@ -75,8 +80,8 @@ class Gateway:
             log.exception("a defect, request %s", call.id)
             return refusal(call, Problem())
 
-    async def models(self, call: Call) -> Answer:
-        """What the key may give as ``model``: every service it reaches, by its shortest name."""
+    async def models(self, call: Call, listed: Callable[[Iterable[tuple[str, Offer]]], Answer]) -> Answer:
+        """What the key may give as ``model``, told by ``listed``: each service it reaches, by its shortest name."""
         try:
             grant = await self.keyring.authenticate(call.key)
         except Problem as error:
@@ -89,7 +94,7 @@ class Gateway:
             and grant.reaches(offer.id)
             and ("@" not in name or names[offer.name] is not offer)
         }
-        return openai.models(reached.items())
+        return listed(reached.items())
 
     def resolve(self, call: Call, grant: Grant, request: PaidRequest) -> Terms:
         """The offer, the price that holds at the call's id, and the limits of the tier in force."""
@@ -106,6 +111,12 @@ class Gateway:
         if price is None or limits is None:
             raise Unavailable("The service has no price yet", retry_after=1)
         return Terms(grant, offer, price, tier, limits)
+
+    def route(self, terms: Terms) -> Endpoint:
+        """Where the call goes. Raises ``Unavailable`` where the service has no endpoint that may be called."""
+        if not terms.offer.endpoints:
+            raise Unavailable(retry_after=1)
+        return terms.offer.endpoints[0]
 
     def check_policy(self, call: Call, terms: Terms, request: PaidRequest) -> None:
         """Raises ``PolicyDenied`` with the policy's own words where a rule forbids the call."""

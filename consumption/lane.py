@@ -19,7 +19,7 @@ from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects.base import Answer, Dialect
 from consumption.relay import Stream
-from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of
+from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of, key_of
 
 log = logging.getLogger(__name__)
 
@@ -256,10 +256,13 @@ class PaidExchange:
         return Call(self._dialect, self._key(), self._address, service_id, body)
 
     def _key(self) -> str | None:
+        x_api_key = None
         for name, value in self._headers:
             if name == b"authorization":
                 return bearer_of(value.decode("latin-1"))
-        return None
+            if name == b"x-api-key":
+                x_api_key = value.decode("latin-1")
+        return key_of(self._dialect, None, x_api_key)
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

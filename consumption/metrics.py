@@ -124,7 +124,7 @@ _PATHS = frozenset(
     {
         "/api/v1/consume/{id}", "/api/v1/quota/{id}", "/api/v1/usage/{id}", "/api/v1/keys", "/api/v1/keys/{id}",
         "/api/v1/services", "/api/v1/services/{id}", "/api/v1/token", "/api/v1/token/refresh",
-        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models",
+        "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/models",
         "/api/v1/openapi.json", "/api/v1/docs", "/health", "/health/ready", "/metrics",
     }
 )  # fmt: skip

@@ -3,14 +3,16 @@
 import asyncio
 from decimal import Decimal
 
+from catalog.snapshot import Endpoint
 from common.errors import Problem
 from consumption import metrics
 from consumption.answers import Headers, served_headers
 from consumption.call import PRICE, ROUTE, SETTLE, Call, Terms
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import LeaseLost
+from consumption.protocols.base import Exchange
 from consumption.relay import Relay, Stream
-from consumption.replies import Bounds, Reply, read_reply
+from consumption.replies import Bounds, Reply
 from consumption.settlement import Settlement, failed_entry, settled_entry
 from consumption.upstream import Upstream
 from metering import journal
@@ -27,14 +29,18 @@ class PaidCall:
         call: Call,
         terms: Terms,
         request: PaidRequest,
+        endpoint: Endpoint,
+        exchange: Exchange,
         lease: Lease,
         entry: journal.Entry,
     ) -> None:
         self.call = call
         self.terms = terms
         self.request = request
+        self.exchange = exchange
         self.bounds = Bounds(prompt=lease.prompt_bound, completion=lease.output_cap * request.choices)
         self._upstream = upstream
+        self._endpoint = endpoint
         self._settlement = settlement
         self._lease = lease
         self._entry = entry
@@ -44,13 +50,13 @@ class PaidCall:
         call, terms, offer = self.call, self.terms, self.terms.offer
         try:
             body = await self._upstream.call(
-                offer,
-                self.request.path,
+                self._endpoint,
+                self.exchange.path,
                 self._upstream_body(),
                 request_id=call.id,
                 deadline=self._deadline(offer.deadline_seconds),
             )
-            reply = read_reply(body, self.bounds)
+            reply = self.exchange.reply(body, self.bounds)
         except BaseException as failure:
             raise await self._failed(failure) from failure
         call.lap(ROUTE)
@@ -66,8 +72,8 @@ class PaidCall:
         offer = self.terms.offer
         try:
             opened = await self._upstream.open(
-                offer,
-                self.request.path,
+                self._endpoint,
+                self.exchange.path,
                 self._upstream_body(),
                 request_id=self.call.id,
                 deadline=self._deadline(offer.stream_deadline_seconds),
@@ -80,7 +86,7 @@ class PaidCall:
         return Stream(headers + self._headers(), relay.run)
 
     def _upstream_body(self) -> bytes:
-        return self.request.upstream_body(model=self.terms.offer.model, output_cap=self._lease.output_cap)
+        return self.exchange.upstream_body(model=self._endpoint.model, output_cap=self._lease.output_cap)
 
     def _deadline(self, seconds: int) -> float:
         return asyncio.get_running_loop().time() + seconds - self.call.elapsed_ms / 1000

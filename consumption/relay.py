@@ -10,7 +10,6 @@ from consumption import sse
 from consumption.answers import Headers
 from consumption.call import SETTLE
 from consumption.errors import UpstreamFailed
-from consumption.replies import Chunk, Reply, estimate, meter, read_chunk
 from consumption.upstream import OpenAnswer
 from metering import journal
 
@@ -32,16 +31,14 @@ class Stream(msgspec.Struct, frozen=True):
 class Relay:
     """One stream, from its first byte to its settlement."""
 
-    __slots__ = ("_delivered", "_done", "_opened", "_paid", "_reader", "_usage", "_written_bytes")
+    __slots__ = ("_answer", "_delivered", "_events", "_opened", "_paid")
 
     def __init__(self, paid: "PaidCall", opened: OpenAnswer) -> None:
         self._paid = paid
         self._opened = opened
-        self._reader = sse.EventReader()
-        self._usage: object = None
-        self._written_bytes = 0
+        self._events = sse.EventReader()
+        self._answer = paid.exchange.reader(paid.bounds)
         self._delivered = False
-        self._done = False
 
     async def run(self, write: Write) -> None:
         """Pass everything on. However it ends, what was delivered is charged and on record."""
@@ -57,7 +54,7 @@ class Relay:
             raise raised from failure
         finally:
             self._opened.close()
-        reply = self._reply()
+        reply = self._answer.reply()
         cost = paid.cost(reply)
         await paid.settle(reply, cost)
         call.lap(SETTLE)
@@ -68,9 +65,9 @@ class Relay:
             waiting = self._pass_on_events(data, write)
             if waiting is not None:
                 await waiting
-            if self._done:
+            if self._answer.done:
                 return
-        # Without its [DONE] the stream was cut: to the caller it must not look whole.
+        # Without its end the stream was cut: to the caller it must not look whole.
         failure = UpstreamFailed()
         failure.reached_upstream = True
         raise failure
@@ -79,7 +76,7 @@ class Relay:
         """All whole events that came with one read leave in one write, also those before a bad one."""
         out: list[bytes] = []
         try:
-            out.extend(map(self._take, self._reader.feed(data)))
+            out.extend(map(self._take, self._events.feed(data)))
         except UpstreamFailed:
             self._send(out, write)
             raise
@@ -94,20 +91,10 @@ class Relay:
 
     def _take(self, event: bytes) -> bytes:
         """What the caller gets for one event."""
-        if event == sse.DONE:
-            self._done = True
+        chunk = self._answer.read(event)
+        if chunk is None:
             return b""
-        chunk: Chunk = read_chunk(event)
-        if chunk.usage is not None:
-            self._usage = chunk.usage
-        for choice in chunk.choices or ():
-            self._written_bytes += len(choice.written.encode())
         return self._paid.call.dialect.chunk(self._paid.call, self._paid.request, chunk)
-
-    def _reply(self) -> Reply:
-        bounds = self._paid.bounds
-        tokens, source = meter(self._usage, bounds)
-        return Reply((), tokens or estimate(self._written_bytes, bounds), source)
 
     async def _settle_broken(self, code: str) -> None:
         """What was delivered before it broke off is charged; nothing delivered costs nothing."""
@@ -115,7 +102,7 @@ class Relay:
         if not self._delivered:
             await self._paid.settle_nothing(code, status=status)
             return
-        reply = self._reply()
+        reply = self._answer.reply()
         await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
 
 

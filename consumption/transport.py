@@ -2,7 +2,7 @@
 
 from rest_framework.request import Request
 
-from consumption.dialects import openai
+from consumption.dialects import anthropic, openai
 from consumption.dialects.base import Dialect
 from consumption.dialects.marketplace import Marketplace
 
@@ -11,6 +11,7 @@ DIALECTS: dict[str, Dialect] = {
     "/v1/chat/completions": openai.CHAT,
     "/v1/completions": openai.COMPLETIONS,
     "/v1/embeddings": openai.EMBEDDINGS,
+    "/v1/messages": anthropic.MESSAGES,
 }
 CONSUME = "/api/v1/consume/"
 MARKETPLACE = Marketplace()
@@ -25,6 +26,13 @@ def bearer_of(authorization: str) -> str | None:
     """The key in an ``Authorization: Bearer`` header, or None."""
     scheme, _, key = authorization.partition(" ")
     return key.strip() or None if scheme.lower() == "bearer" else None
+
+
+def key_of(dialect: Dialect, authorization: str | None, x_api_key: str | None) -> str | None:
+    """The presented key. ``X-Api-Key`` is for Anthropic's clients, and only where there is no ``Authorization``."""
+    if authorization is not None:
+        return bearer_of(authorization)
+    return x_api_key.strip() or None if x_api_key is not None and dialect is anthropic.MESSAGES else None
 
 
 def address_of(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""Calls to upstreams: OpenAI-compatible APIs over HTTP, within deadlines; nothing is trusted or paid for twice."""
+"""Calls to upstreams over HTTP, within deadlines; nothing is trusted or paid for twice."""
 
 import asyncio
 import logging
@@ -6,9 +6,10 @@ import random
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from catalog.snapshot import Offer
+from catalog.snapshot import Endpoint
 from common.errors import Problem
 from consumption.errors import DeadlineExceeded, UpstreamFailed, UpstreamRejected
+from consumption.protocols.exchanges import auth_headers
 from consumption.upstream_connection import Broken, Connection, NotConnected, Patience, TooSlow
 from consumption.upstream_pool import UpstreamPool
 
@@ -22,7 +23,7 @@ MOST_ANSWER_BYTES = 16 * 1024 * 1024
 MOST_STREAM_BYTES = 256 * 1024 * 1024
 #: Statuses that say the caller's request is at fault.
 _CALLERS_FAULT = frozenset({400, 413, 422})
-_TRY_LATER = frozenset({429, 503})
+_TRY_LATER = frozenset({429, 503, 529})  # 529 is Anthropic's: overloaded
 
 
 class Upstream:
@@ -35,32 +36,34 @@ class Upstream:
         """Cut all connections."""
         await self._pool.close()
 
-    async def call(self, offer: Offer, path: str, body: bytes, *, request_id: str, deadline: float) -> bytes:
+    async def call(
+        self, endpoint: Endpoint, path: str, body: bytes, *, request_id: str, deadline: float
+    ) -> bytes:
         """The body of the upstream's 200. ``deadline``: of the event loop's clock, retries included.
 
         Raises ``UpstreamFailed``, ``UpstreamRejected`` or ``DeadlineExceeded``.
         """
-        connection = await self._answered(offer, path, body, request_id, Patience(deadline), whole=True)
+        connection = await self._answered(endpoint, path, body, request_id, Patience(deadline), whole=True)
         answer = connection.whole()
         connection.close()
         return answer
 
     async def open(
-        self, offer: Offer, path: str, body: bytes, *, request_id: str, deadline: float
+        self, endpoint: Endpoint, path: str, body: bytes, *, request_id: str, deadline: float
     ) -> "OpenAnswer":
         """A 200 whose body is still to come; close it. Raises as ``call`` does."""
-        connection = await self._answered(offer, path, body, request_id, Patience(deadline), whole=False)
-        return OpenAnswer(connection, offer.name)
+        connection = await self._answered(endpoint, path, body, request_id, Patience(deadline), whole=False)
+        return OpenAnswer(connection, endpoint.base_url)
 
     async def _answered(
-        self, offer: Offer, path: str, body: bytes, request_id: str, patience: Patience, *, whole: bool
+        self, endpoint: Endpoint, path: str, body: bytes, request_id: str, patience: Patience, *, whole: bool
     ) -> Connection:
         """A connection with a 200 on it."""
-        head = _head(offer.base_url, path)
+        head = _head(endpoint.base_url, path, endpoint.protocol, endpoint.credential)
         length = str(len(body))
         request = b"".join((head, f"{request_id}\r\ncontent-length: {length}\r\n\r\n".encode(), body))
         for attempt in range(TRIES):
-            connection = await self._asked(offer, request, patience, whole=whole)
+            connection = await self._asked(endpoint, request, patience, whole=whole)
             if connection is not None:
                 status = connection.status
                 if status == 200 and not connection.encoded:
@@ -69,26 +72,26 @@ class Upstream:
                 if status in _CALLERS_FAULT:
                     raise UpstreamRejected()
                 if status not in _TRY_LATER or attempt == TRIES - 1:
-                    log.warning("upstream of %s answered %d", offer.name, status)
+                    log.warning("upstream of %s answered %d", endpoint.base_url, status)
                     raise _reached(UpstreamFailed())
             elif attempt == TRIES - 1:
-                log.warning("upstream of %s: no connection", offer.name)
+                log.warning("upstream of %s: no connection", endpoint.base_url)
                 break
             await self._pause(attempt, patience.until)
         raise UpstreamFailed()
 
     async def _asked(
-        self, offer: Offer, request: bytes, patience: Patience, *, whole: bool
+        self, endpoint: Endpoint, request: bytes, patience: Patience, *, whole: bool
     ) -> Connection | None:
         """A connection with an answer on it; None where there is no connection, so that nothing was sent."""
-        connection = self._pool.resting(offer.base_url)
+        connection = self._pool.resting(endpoint.base_url)
         if connection is None:
             remaining = patience.until - asyncio.get_running_loop().time()
             if remaining <= 0:
                 raise DeadlineExceeded()
             try:
                 connection = await self._pool.connect(
-                    offer.base_url, seconds=min(patience.connect, remaining)
+                    endpoint.base_url, seconds=min(patience.connect, remaining)
                 )
             except NotConnected:
                 return None
@@ -96,7 +99,7 @@ class Upstream:
         try:
             await connection.send(request, patience, whole=whole, most_bytes=most_bytes)
         except (Broken, TooSlow) as error:
-            raise _failure(error, offer.name) from error
+            raise _failure(error, endpoint.base_url) from error
         except asyncio.CancelledError:
             connection.abort()
             raise
@@ -131,14 +134,19 @@ class OpenAnswer:
 
 
 @lru_cache(maxsize=4096)
-def _head(base_url: str, path: str) -> bytes:
+def _head(base_url: str, path: str, protocol: str, credential: str | None) -> bytes:
     """The request line and the headers that every call to this URL has, up to the value of ``x-request-id``."""
     parts = urlsplit(base_url + path)
+    line = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n".encode()
+    auth = b"".join(b"%b: %b\r\n" % header for header in auth_headers(protocol, credential))
     return (
-        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-        "accept: application/json, text/event-stream\r\naccept-encoding: identity\r\n"
-        "user-agent: llm-marketplace\r\nx-request-id: "
-    ).encode()
+        line
+        + auth
+        + (
+            b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+            b"accept-encoding: identity\r\nuser-agent: llm-marketplace\r\nx-request-id: "
+        )
+    )
 
 
 def _failure(error: Broken | TooSlow, name: str) -> Problem:

@@ -3,11 +3,11 @@
 from django.urls import path
 
 from consumption.transport import DIALECTS
-from consumption.views import ConsumeView, HealthView, MetricsView, ModelsView, OpenAiView, ReadyView
+from consumption.views import ConsumeView, DialectView, HealthView, MetricsView, ModelsView, ReadyView
 
 urlpatterns = [
     path("api/v1/consume/<str:service_id>", ConsumeView.as_view(), name="consume"),
-    *(path(route[1:], OpenAiView.as_view()) for route in DIALECTS),
+    *(path(route[1:], DialectView.as_view()) for route in DIALECTS),
     path("v1/models", ModelsView.as_view(), name="models"),
     # The same under the API's prefix, told of once.
     path("api/v1/health", HealthView.as_view(schema=None)),

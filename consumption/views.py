@@ -21,8 +21,8 @@ from common.problem_schema import problems
 from consumption import gauges, metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
-from consumption.dialects import openai
-from consumption.dialects.base import Answer
+from consumption.dialects import anthropic, openai
+from consumption.dialects.base import Answer, Dialect
 from consumption.relay import Stream
 from consumption.serializers import (
     ConsumeRequestSerializer,
@@ -30,7 +30,7 @@ from consumption.serializers import (
     HealthSerializer,
     ReadinessSerializer,
 )
-from consumption.transport import DIALECTS, MARKETPLACE, address_of, bearer_of
+from consumption.transport import DIALECTS, MARKETPLACE, address_of, key_of
 
 #: How long a client may leave what was sent unread.
 WRITE_SECONDS = 60.0
@@ -70,27 +70,31 @@ class ConsumeView(OpenView):
         ],
     )
     async def post(self, request: Request, service_id: str) -> HttpResponseBase:
-        return await _paid(request, Call(MARKETPLACE, _key(request), address_of(request), service_id))
+        return await _paid(
+            request, Call(MARKETPLACE, _key(request, MARKETPLACE), address_of(request), service_id)
+        )
 
 
-class OpenAiView(OpenView):
-    """One paid call in OpenAI's dialect; the path says which of its calls."""
+class DialectView(OpenView):
+    """One paid call in OpenAI's dialect or Anthropic's; the path says which of their calls."""
 
     @extend_schema(exclude=True)
     async def post(self, request: Request) -> HttpResponseBase:
-        return await _paid(request, Call(DIALECTS[request.path], _key(request), address_of(request)))
+        dialect = DIALECTS[request.path]
+        return await _paid(request, Call(dialect, _key(request, dialect), address_of(request)))
 
 
 class ModelsView(OpenView):
-    """What a key may call, as OpenAI's clients list it."""
+    """What a key may call, as OpenAI's clients list it, or Anthropic's: theirs send a version along."""
 
     @extend_schema(exclude=True)
     async def get(self, request: Request) -> HttpResponse:
-        call = Call(openai.CHAT, _key(request), address_of(request))
+        dialect = anthropic.MESSAGES if "Anthropic-Version" in request.headers else openai.CHAT
+        call = Call(dialect, _key(request, dialect), address_of(request))
         running = runtime.current()
         if running is None:
             return _response(refusal(call, Unavailable("This process does not serve calls")))
-        return _response(await running.gateway.models(call))
+        return _response(await running.gateway.models(call, dialect.models))
 
 
 class HealthView(OpenView):
@@ -145,8 +149,8 @@ def _is_internal(address: str) -> bool:
     return any(client in ipaddress.ip_network(network) for network in settings.METRICS_NETWORKS)
 
 
-def _key(request: Request) -> str | None:
-    return bearer_of(request.headers.get("Authorization", ""))
+def _key(request: Request, dialect: Dialect) -> str | None:
+    return key_of(dialect, request.headers.get("Authorization"), request.headers.get("X-Api-Key"))
 
 
 async def _paid(request: Request, call: Call) -> HttpResponseBase:

@@ -26,6 +26,7 @@ from consumption.dialects.base import (
 from consumption.dialects.checks import bound_of_tools, bound_of_value, check_common, check_number, typed
 from consumption.dialects.marketplace import number
 from consumption.errors import NotSupported
+from consumption.protocols.anthropic import SpeaksAnthropic
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
 
@@ -44,10 +45,9 @@ _RUN_UPSTREAM = ("mcp_servers", "container")
 _MEASURED_APART = frozenset({"model", "max_tokens", "stream", "messages", "system", "tools", "metadata"})
 
 
-class _Paid:
+class _Paid(SpeaksAnthropic):
     """A checked body, kept as the caller wrote it."""
 
-    protocol = "anthropic"
     path = "/messages"
     writes = True
     choices = 1

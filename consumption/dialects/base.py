@@ -11,6 +11,7 @@ import msgspec
 
 from common.errors import Problem
 from consumption.call import Call, Terms
+from consumption.protocols.base import Exchange
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
 
@@ -37,17 +38,16 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class PaidRequest(Protocol):
-    """A request that was read and checked.
+class PaidRequest(Exchange, Protocol):
+    """A request that was read and checked, and its own exchange with an upstream of its protocol.
 
     ``protocol``: what it is written in, ``openai`` or ``anthropic``. ``service``: the id, or ``name`` or
-    ``name@version``. ``path``: appended to the base URL of an upstream of that protocol. ``max_tokens``: the output
-    cap the caller named; None where they named none. ``writes``: whether there is any output to cap.
+    ``name@version``. ``max_tokens``: the output cap the caller named; None where they named none. ``writes``: whether
+    there is any output to cap.
     """
 
     protocol: str
     service: str
-    path: str
     stream: bool
     writes: bool
 
@@ -62,9 +62,6 @@ class PaidRequest(Protocol):
 
     def prompt_bound(self) -> int:
         """Tokens the prompt can cost at most: no tokenizer makes more tokens of a text than it has UTF-8 bytes."""
-
-    def upstream_body(self, *, model: str, output_cap: int) -> bytes:
-        """What is posted to an upstream of its protocol. A stream asks for its usage, whether or not the caller did."""
 
 
 class Dialect(Protocol):

@@ -92,11 +92,12 @@ def bound_of_value(value: Any) -> int:
     return 0 if value is None else len(msgspec.json.encode(value))
 
 
-def bound_of_tools(tools: list[Any] | None) -> int:
+def bound_of_tools(tools: Any) -> int:
     """Tokens that tools can cost at most, with what an upstream tells its model about them, and about its own ones."""
     if not tools:
         return 0
-    own = sum(1 for tool in tools if isinstance(tool, dict) and tool.get("type") not in _CALLERS_OWN)
+    listed = tools if isinstance(tools, list) else []
+    own = sum(1 for tool in listed if isinstance(tool, dict) and tool.get("type") not in _CALLERS_OWN)
     return TOOLS_TOKENS * (1 + own) + bound_of_value(tools)
 
 

@@ -21,6 +21,7 @@ from consumption.dialects.checks import (
     where,
 )
 from consumption.problems import MEDIA_TYPE
+from consumption.protocols.openai import SpeaksOpenAi
 from consumption.replies import Choice, Chunk, Reply
 from quotas.admission import Lease
 
@@ -70,10 +71,9 @@ class _UpstreamBody(_Options, omit_defaults=True, kw_only=True):
     stream_options: dict[str, bool] | None = None
 
 
-class _Paid:
+class _Paid(SpeaksOpenAi):
     """A checked ``ConsumeRequest`` for a service."""
 
-    protocol = "openai"
     path = "/chat/completions"
     writes = True
 

@@ -25,6 +25,7 @@ from consumption.dialects.checks import (
     typed,
 )
 from consumption.dialects.marketplace import number
+from consumption.protocols.openai import SpeaksOpenAi
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
 
@@ -38,10 +39,8 @@ _TYPES = {
 }  # fmt: skip
 
 
-class _Paid:
+class _Paid(SpeaksOpenAi):
     """A checked body, kept as the caller wrote it."""
-
-    protocol = "openai"
 
     def __init__(self, body: dict[str, Any], path: str, *, writes: bool) -> None:
         self.path = path

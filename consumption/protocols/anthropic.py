@@ -1,4 +1,4 @@
-"""Anthropic's protocol: what its upstreams answer, read as hostile, and the exchange that passes it on as it came."""
+"""Anthropic's protocol: what its upstreams answer, read as hostile. Who speaks it too gets it as it came."""
 
 import re
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 
 from catalog.pricing import Tokens
-from consumption.dialects.base import PaidRequest
 from consumption.replies import UNREADABLE, Bounds, Chunk, Reply, count, estimate, meter, no_answer
 
 PATH = "/messages"
@@ -121,17 +120,12 @@ def reply_of(message: Message, bounds: Bounds, raw: bytes) -> Reply:
     return Reply((), tokens, source, raw)
 
 
-class MessageExchange:
-    """A caller who speaks Anthropic's protocol, an upstream that does."""
+class SpeaksAnthropic:
+    """What makes a request in Anthropic's protocol its own exchange with an upstream that speaks the same."""
 
-    __slots__ = ("_request", "path")
+    __slots__ = ()
 
-    def __init__(self, request: PaidRequest) -> None:
-        self._request = request
-        self.path = request.path
-
-    def body(self, *, model: str, output_cap: int) -> bytes:
-        return self._request.upstream_body(model=model, output_cap=output_cap)
+    protocol = "anthropic"
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:
         return reply_of(read_message(body), bounds, body)

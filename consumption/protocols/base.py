@@ -31,8 +31,11 @@ class Exchange(Protocol):
 
     path: str
 
-    def body(self, *, model: str, output_cap: int) -> bytes:
-        """What is posted. ``model``: as the upstream knows it; ``output_cap``: tokens for each choice."""
+    def upstream_body(self, *, model: str, output_cap: int) -> bytes:
+        """What is posted. ``model``: as the upstream knows it; ``output_cap``: tokens for each choice.
+
+        A stream asks for its usage, whether or not the caller did.
+        """
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:
         """The reply in a 200's body. Raises ``UpstreamFailed`` where it is none."""

@@ -47,7 +47,7 @@ class ChatOverAnthropic:
         self.path = anthropic.PATH
         self._body = messages_of(request.upstream_body(model="", output_cap=1))
 
-    def body(self, *, model: str, output_cap: int) -> bytes:
+    def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         return _encode({"model": model, "max_tokens": output_cap, **self._body})
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:

@@ -95,7 +95,7 @@ class MessagesOverOpenAi:
         self.path = "/chat/completions"
         self._body = chat_of(request.upstream_body(model="", output_cap=1))
 
-    def body(self, *, model: str, output_cap: int) -> bytes:
+    def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         return _encode({"model": model, **self._body, "max_tokens": output_cap})
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:

@@ -1,21 +1,15 @@
 """OpenAI's protocol from end to end: nothing is translated, and the answer is passed on as it came."""
 
 from consumption import sse
-from consumption.dialects.base import PaidRequest
 from consumption.replies import Bounds, Chunk, Reply, estimate, meter, read_chunk, read_reply
 
 
-class ChatExchange:
-    """A caller who speaks OpenAI's protocol, an upstream that does."""
+class SpeaksOpenAi:
+    """What makes a request in OpenAI's protocol its own exchange with an upstream that speaks the same."""
 
-    __slots__ = ("_request", "path")
+    __slots__ = ()
 
-    def __init__(self, request: PaidRequest) -> None:
-        self._request = request
-        self.path = request.path
-
-    def body(self, *, model: str, output_cap: int) -> bytes:
-        return self._request.upstream_body(model=model, output_cap=output_cap)
+    protocol = "openai"
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:
         return read_reply(body, bounds)
