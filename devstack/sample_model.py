@@ -37,6 +37,14 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
+class Function(msgspec.Struct):
+    name: str
+
+
+class Tool(msgspec.Struct):
+    function: Function
+
+
 class ChatRequest(msgspec.Struct):
     """The fields that are understood; others are ignored, as such servers do."""
 
@@ -47,6 +55,15 @@ class ChatRequest(msgspec.Struct):
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    tools: list[Tool] = []
+    tool_choice: str | Tool = "auto"
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that must be used; None where the model may answer."""
+        if isinstance(self.tool_choice, Tool):
+            return self.tool_choice.function.name
+        return self.tools[0].function.name if self.tools and self.tool_choice == "required" else None
 
     @property
     def cap(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The sample upstream: an OpenAI-compatible server to try the marketplace with, and to count against.
+"""The sample upstream: a server of OpenAI's and Anthropic's protocols to try the marketplace with, and count against.
 
 It answers from `sample_model`, and before it answers it puts a line about the call into its own log, so that
 what the marketplace recorded can be held against what was really answered. `SAMPLE_UPSTREAM_LOG` names the
@@ -8,12 +8,13 @@ log, `SAMPLE_UPSTREAM_LATENCY_MS` makes it think.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from devstack import sample_messages
 from devstack.call_log import CallLog
 from devstack.sample_model import ChatRequest, InvalidRequest, Reply, parse, reply_to
 
@@ -40,6 +41,8 @@ class SampleUpstream:
         match scope["method"], scope["path"]:
             case "POST", "/v1/chat/completions":
                 await self.complete(scope, receive, send)
+            case "POST", "/v1/messages":
+                await self.speak(scope, receive, send)
             case "GET", "/v1/models":
                 models = [{"id": "sample", "object": "model", "created": 0, "owned_by": "sample"}]
                 await answer(send, 200, {"object": "list", "data": models})
@@ -64,26 +67,50 @@ class SampleUpstream:
             await asyncio.sleep(self.latency_seconds)
         reply = reply_to(request)
         try:
-            await self.log.append(log_line(request_id(scope), reply))
+            await self.log.append(log_line(request_id(scope), reply.usage))
         except OSError as error:
             await refuse(send, 500, f"the call could not be logged: {error.strerror}")
             return
         if request.stream:
-            await stream(send, request, reply)
+            await stream(send, events(request, reply))
         else:
             await answer(send, 200, completion(request, reply))
 
+    async def speak(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Anthropic's protocol. Like Anthropic's own server it wants to know which version of it is spoken."""
+        try:
+            if header(scope, b"anthropic-version") is None:
+                raise InvalidRequest("anthropic-version: header is required")
+            request = sample_messages.parse(await read_body(receive))
+        except InvalidRequest as error:
+            await answer(send, 400, sample_messages.error(400, str(error)))
+            return
+        if self.latency_seconds:
+            await asyncio.sleep(self.latency_seconds)
+        reply, usage = sample_messages.answer_to(request)
+        try:
+            await self.log.append(log_line(request_id(scope), usage.logged))
+        except OSError as error:
+            text = f"the call could not be logged: {error.strerror}"
+            await answer(send, 500, sample_messages.error(500, text))
+            return
+        if request.stream:
+            await stream(send, sample_messages.events(request, reply, usage))
+        else:
+            await answer(send, 200, sample_messages.whole(request, reply, usage))
+
+
+def header(scope: Scope, wanted: bytes) -> str | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return next((value.decode("latin-1") for name, value in headers if name == wanted), None)
+
 
 def request_id(scope: Scope) -> str:
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    for name, value in headers:
-        if name == b"x-request-id":
-            return value.decode("latin-1")[:LONGEST_REQUEST_ID]
-    return ""
+    return (header(scope, b"x-request-id") or "")[:LONGEST_REQUEST_ID]
 
 
-def log_line(request_id: str, reply: Reply) -> bytes:
-    return encode({"request_id": request_id, **reply.usage, "time": time.time()})
+def log_line(request_id: str, usage: dict[str, Any]) -> bytes:
+    return encode({"request_id": request_id, **usage, "time": time.time()})
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -115,13 +142,41 @@ def completion(request: ChatRequest, reply: Reply) -> dict[str, Any]:
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": reply.text},
+            "message": said(request, reply),
             "logprobs": None,
-            "finish_reason": reply.finish_reason,
+            "finish_reason": finish_reason(request, reply),
         }
         for index in range(request.choices)
     ]
     return envelope(request, "chat.completion") | {"choices": choices, "usage": reply.usage}
+
+
+def said(request: ChatRequest, reply: Reply) -> dict[str, Any]:
+    if request.tool is None:
+        return {"role": "assistant", "content": reply.text}
+    return {"role": "assistant", "content": None, "tool_calls": [tool_call(request.tool, reply)]}
+
+
+def tool_call(tool: str, reply: Reply) -> dict[str, Any]:
+    function = {"name": tool, "arguments": encode({"text": reply.text}).decode()}
+    return {"index": 0, "id": f"call_{os.urandom(12).hex()}", "type": "function", "function": function}
+
+
+def finish_reason(request: ChatRequest, reply: Reply) -> str:
+    return reply.finish_reason if request.tool is None else "tool_calls"
+
+
+def deltas(request: ChatRequest, reply: Reply) -> list[dict[str, Any]]:
+    """Words one by one; a tool's name first and its arguments then."""
+    if request.tool is None:
+        spaced = [word if position == 0 else f" {word}" for position, word in enumerate(reply.words)]
+        pieces: list[dict[str, Any]] = [{"content": text} for text in spaced]
+    else:
+        call = tool_call(request.tool, reply)
+        arguments = {"index": 0, "function": {"arguments": call["function"]["arguments"]}}
+        begun = {**call, "function": {"name": request.tool, "arguments": ""}}
+        pieces = [{"tool_calls": [begun]}, {"tool_calls": [arguments]}]
+    return [{"role": "assistant", **pieces[0]}, *pieces[1:]]
 
 
 def chunks(request: ChatRequest, reply: Reply) -> list[dict[str, Any]]:
@@ -129,31 +184,28 @@ def chunks(request: ChatRequest, reply: Reply) -> list[dict[str, Any]]:
     base = envelope(request, "chat.completion.chunk")
     made: list[dict[str, Any]] = []
     for index in range(request.choices):
-        for position, word in enumerate(reply.words):
-            first = {"role": "assistant", "content": word}
-            delta = first if position == 0 else {"content": f" {word}"}
-            made.append(base | {"choices": [choice(index, delta, None)]})
-        made.append(base | {"choices": [choice(index, {}, reply.finish_reason)]})
+        made += [base | {"choices": [choice(index, delta, None)]} for delta in deltas(request, reply)]
+        made.append(base | {"choices": [choice(index, {}, finish_reason(request, reply))]})
     if request.wants_usage_chunk:
         made = [chunk | {"usage": None} for chunk in made]
         made.append(base | {"choices": [], "usage": reply.usage})
     return made
 
 
-def choice(index: int, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+def choice(index: int, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
 
 
-async def events(request: ChatRequest, reply: Reply) -> AsyncIterator[bytes]:
+def events(request: ChatRequest, reply: Reply) -> Iterator[bytes]:
     for chunk in chunks(request, reply):
         yield b"data: " + encode(chunk) + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
-async def stream(send: Send, request: ChatRequest, reply: Reply) -> None:
+async def stream(send: Send, sent: Iterator[bytes]) -> None:
     headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    async for event in events(request, reply):
+    for event in sent:
         await send({"type": "http.response.body", "body": event, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
