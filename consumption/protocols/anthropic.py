@@ -1,7 +1,7 @@
 """Anthropic's protocol: what its upstreams answer, read as hostile. Who speaks it too gets it as it came."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,9 +32,10 @@ class Block(msgspec.Struct):
         return size + (len(msgspec.json.encode(self.input)) if self.input else 0)
 
 
-class Message(msgspec.Struct, tag="message"):
+class Message(msgspec.Struct):
     """A whole answer, or what a stream begins with."""
 
+    type: Literal["message"]
     content: list[Block]
     id: str = ""
     model: str = ""

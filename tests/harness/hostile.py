@@ -36,6 +36,16 @@ def event(text: str) -> bytes:
     return b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}).encode() + b"\n\n"
 
 
+def messages_stream(*more: bytes) -> bytes:
+    """A stream in Anthropic's protocol that has begun and goes on with ``more``."""
+    message = {"type": "message", "content": [], "usage": {"input_tokens": 9, "output_tokens": 1}}
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "one "}}
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    events = [{"type": "message_start", "message": message}, block, *[text] * 8]
+    begun = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    return head_of_stream() + begun + b"".join(b"data: " + event + b"\n\n" for event in more)
+
+
 def reset(connection: Connection) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -117,6 +127,12 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "stream-cut": sends(head_of_stream() + event("one ") * 8),
     "stream-garbage": sends(head_of_stream() + event("one ") * 8 + b"data: {nonsense\n\n"),
     "stream-without-usage": sends(head_of_stream() + event("one ") * 8 + b"data: [DONE]\n\n"),
+    "messages-cut": sends(messages_stream()),
+    "messages-garbage": sends(messages_stream(b"{nonsense")),
+    "messages-error": sends(
+        messages_stream(b'{"type":"error","error":{"type":"overloaded_error","message":"secret"}}')
+    ),
+    "messages-done": sends(messages_stream(b"[DONE]")),
     **{f"usage-{name}": sends(ok(completion(usage))) for name, usage in USAGES.items()},
 }
 

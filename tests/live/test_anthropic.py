@@ -1,6 +1,7 @@
 """The official ``anthropic`` client, unchanged, through the marketplace to upstreams of either protocol."""
 
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -11,6 +12,7 @@ import requests
 
 from metering.models import UsageRecord
 from tests import factories
+from tests.harness import hostile
 from tests.harness.waiting import wait_for
 from tests.live.stack import GatewayProcess, Stack
 from tests.live.test_contract import counters, ledger_row
@@ -28,12 +30,18 @@ class Setting:
     """A service whose upstream speaks ``protocol``, a key for it, and clients that have the key."""
 
     def __init__(
-        self, gateway: GatewayProcess, stack: Stack, protocol: str, *, tier: str = "enterprise", **fields: Any
+        self,
+        gateway: GatewayProcess,
+        stack: Stack,
+        protocol: str,
+        *,
+        tier: str = "enterprise",
+        base_url: str = "",
     ) -> None:
         self.gateway, self.stack, self.protocol = gateway, stack, protocol
-        self.service = factories.make_service(**fields)
+        self.service = factories.make_service()
         self.name = self.service.name
-        factories.make_endpoint(self.service, base_url=stack.upstream_url, protocol=protocol)
+        factories.make_endpoint(self.service, base_url=base_url or stack.upstream_url, protocol=protocol)
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
         self.client = anthropic.Anthropic(base_url=gateway.url, api_key=self.text, max_retries=0)
         self.openai = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
@@ -168,7 +176,7 @@ def test_images_and_blocks_are_taken(setting: Setting) -> None:
 def test_what_came_from_the_cache_is_counted_beside_the_input_and_once_in_the_ledger(
     over_anthropic: Setting,
 ) -> None:
-    cached = {"type": "text", "text": "one two three four", "cache_control": {"type": "ephemeral"}}
+    cached: Any = {"type": "text", "text": "one two three four", "cache_control": {"type": "ephemeral"}}
     message = over_anthropic.create(system=[cached])
     assert message.usage.cache_read_input_tokens == 4
     row = over_anthropic.row(message._request_id)
@@ -265,10 +273,54 @@ def test_an_upstream_that_fails_is_told_as_such_and_is_not_to_be_asked_again(
         client.messages.create(model=gone.name, max_tokens=5, messages=QUESTION)
     assert (failed.value.status_code, failed.value.error_code) == (502, "upstream_failed")
     assert failed.value.response.headers["x-should-retry"] == "false"
-    row = ledger_row(failed.value.request_id)
-    assert (row.status, row.cost_amount) == ("error", 0)
+    row = ledger_row(str(failed.value.request_id))
+    assert (row.status, row.cost_amount) == ("error", Decimal(0))
     assert UsageRecord.objects.filter(service_id=gone.id).count() == 1
     assert setting.create().content
+
+
+@pytest.fixture(scope="module")
+def hostile_address() -> Iterator[str]:
+    with hostile.hostile_upstream() as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+
+
+@pytest.mark.parametrize("behaviour", ["messages-cut", "messages-garbage", "messages-error", "messages-done"])
+def test_a_stream_that_breaks_off_is_an_error_and_what_was_delivered_is_charged(
+    stack: Stack, lane_gateway: GatewayProcess, hostile_address: str, behaviour: str
+) -> None:
+    setting = Setting(lane_gateway, stack, "anthropic", base_url=f"{hostile_address}/{behaviour}")
+    stream = setting.create(stream=True)
+    seen = [next(stream).type for _ in range(10)]
+    assert seen == ["message_start", "content_block_start", *["content_block_delta"] * 8]
+    with pytest.raises(anthropic.APIStatusError) as broken:
+        next(stream)
+    assert broken.value.error_code == "upstream_failed"
+    assert "secret" not in str(broken.value)
+    row = setting.only_row()
+    assert (row.status, row.error) == ("error", {"code": "upstream_failed"})
+    assert (row.usage["usage_source"], row.usage["prompt_tokens"], row.usage["completion_tokens"]) == (
+        "estimated",
+        9,
+        8,
+    )
+    assert row.cost_amount == Decimal("0.0001") * 17
+    assert counters(stack, setting.key, setting.service) == {b"used": b"17", b"reserved": b"0"}
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["garbage", "empty", "no-choices", "wrong-types", "deep", "reset-in-the-body"]
+)
+def test_an_answer_that_is_none_is_told_as_a_failure_and_costs_nothing(
+    stack: Stack, lane_gateway: GatewayProcess, hostile_address: str, behaviour: str
+) -> None:
+    setting = Setting(lane_gateway, stack, "anthropic", base_url=f"{hostile_address}/{behaviour}")
+    with pytest.raises(anthropic.InternalServerError) as failed:
+        setting.create()
+    assert (failed.value.status_code, failed.value.error_code) == (502, "upstream_failed")
+    assert failed.value.response.headers["x-should-retry"] == "false"
+    assert setting.only_row().cost_amount == 0
+    assert counters(stack, setting.key, setting.service) == {b"used": b"0", b"reserved": b"0"}
 
 
 def test_models_are_listed_in_the_clients_own_form(setting: Setting) -> None:
