@@ -1,1 +1,1 @@
-"""The ways in which callers speak: our own API and OpenAI's."""
+"""The ways in which callers speak: our own API, OpenAI's and Anthropic's."""

@@ -15,7 +15,7 @@ from consumption.dialects.base import (
     TOOLS_TOKENS,
 )
 from consumption.errors import NotSupported, UpstreamFailed
-from tests.consumption.protocols.callers import message, read
+from tests.consumption.protocols.callers import chat, message, read
 
 BODY: dict[str, Any] = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]}
 PLAIN = TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE
@@ -94,6 +94,16 @@ def test_tools_are_bounded_with_what_the_upstream_adds() -> None:
     bash = {"type": "bash_20250124", "name": "bash"}
     size = len(msgspec.json.encode([tool, bash]))
     assert message("Hi", tools=[tool, bash]).prompt_bound() == PLAIN + 2 + 2 * TOOLS_TOKENS + size
+
+
+@pytest.mark.parametrize("tools", [5, "look", {"a": 1}, ["look"], [{"type": ["x"]}]])
+def test_odd_tools_of_openais_callers_are_bounded_too(tools: Any) -> None:
+    assert chat("Hi", tools=tools).prompt_bound() > chat("Hi").prompt_bound() + TOOLS_TOKENS
+
+
+def test_files_of_openais_callers_are_bounded_by_what_they_may_show() -> None:
+    part = {"type": "file", "file": {"file_id": "f"}}
+    assert chat({"role": "user", "content": [part]}).prompt_bound() > DOCUMENT_TOKENS
 
 
 def test_other_fields_are_bounded_too() -> None:

@@ -33,7 +33,7 @@ def message(*messages: Any, **more: Any) -> PaidRequest:
 
 def upstream_body(request: PaidRequest, protocol: str) -> dict[str, Any]:
     """What an upstream of ``protocol`` is sent."""
-    body = exchange_of(request, protocol).body(model="upstream-model", output_cap=7)
+    body = exchange_of(request, protocol).upstream_body(model="upstream-model", output_cap=7)
     document: dict[str, Any] = msgspec.json.decode(body)
     return document
 
