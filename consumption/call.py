@@ -2,17 +2,19 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from catalog.snapshot import Limits, Offer, PricedVersion
+from catalog.snapshot import Endpoint, Limits, Offer, PricedVersion
 from common.ids import uuid7
 from consumption import metrics
 from keys.grants import Grant
 
 if TYPE_CHECKING:
     from consumption.dialects.base import Dialect
+    from consumption.protocols.base import Exchange
 
 AUTHENTICATE, RESOLVE, POLICY, ADMIT, ROUTE, PRICE, SETTLE = map(
     metrics.STEP_DURATION.of, ("authenticate", "resolve", "policy", "admit", "route", "price", "settle")
@@ -62,3 +64,10 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     price: PricedVersion
     tier: str
     limits: Limits
+
+
+class Routing(msgspec.Struct, frozen=True, gc=False):
+    """Where a call may go, in its order, and how it is said to upstreams of each protocol among them."""
+
+    endpoints: tuple[Endpoint, ...]
+    exchanges: "Mapping[str, Exchange]"

@@ -19,6 +19,10 @@ class UpstreamFailed(Problem):
     code, status, title = "upstream_failed", 502, "The service failed to answer"
 
 
+class UpstreamBusy(Problem):
+    code, status, title = "upstream_busy", 503, "The service cannot take the call now"
+
+
 class UpstreamRejected(Problem):
     code, status, title = "upstream_rejected", 422, "The service did not accept the request"
 

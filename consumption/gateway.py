@@ -5,23 +5,24 @@ from collections.abc import Callable, Iterable
 
 from analytics import events
 from analytics.buffer import EventBuffer
-from catalog.snapshot import Endpoint, Offer, Snapshot
+from catalog.snapshot import Offer, Snapshot
 from common.errors import Problem, Unavailable
 from common.ids import milliseconds_of
 from consumption import metrics, settlement
 from consumption.answers import refusal
-from consumption.call import ADMIT, AUTHENTICATE, POLICY, RESOLVE, Call, Terms
+from consumption.call import ADMIT, AUTHENTICATE, POLICY, RESOLVE, Call, Routing, Terms
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import AccessDenied, PolicyDenied, ServiceNotFound, ServiceSuspended
 from consumption.paid_call import PaidCall
-from consumption.protocols.exchanges import exchange_of
+from consumption.protocols.exchanges import routing_of
 from consumption.relay import Stream
+from consumption.routing import fallbacks_of, in_turn
 from consumption.settlement import Settlement
 from consumption.upstream import Upstream
 from keys.grants import Grant
 from keys.keyring import Keyring
 from metering import journal
-from policy.engine import PolicyEngine, Question, classification_of
+from policy.engine import Decision, PolicyEngine, Question, classification_of
 from quotas.admission import Admission, Ask, Lease
 from quotas.errors import QuotaExceeded, QuotaReserved, RateLimited
 
@@ -60,14 +61,11 @@ class Gateway:
         call.lap(RESOLVE)
         self.check_policy(call, terms, request)
         call.lap(POLICY)
-        endpoint = self.route(terms)
-        exchange = exchange_of(request, endpoint.protocol)
+        routing = self.route(call, terms, request)
         entry = settlement.unsettled_entry(call, terms, request)
         lease = await self.admit(call, terms, request, entry)
         call.lap(ADMIT)
-        paid = PaidCall(
-            self.upstream, self.settlement, call, terms, request, endpoint, exchange, lease, entry
-        )
+        paid = PaidCall(self.upstream, self.settlement, call, terms, request, routing, lease, entry)
         return await (paid.stream() if request.stream else paid.serve())
 
     async def answer(self, call: Call) -> Answer | Stream:
@@ -112,16 +110,35 @@ class Gateway:
             raise Unavailable("The service has no price yet", retry_after=1)
         return Terms(grant, offer, price, tier, limits)
 
-    def route(self, terms: Terms) -> Endpoint:
-        """Where the call goes. Raises ``Unavailable`` where the service has no endpoint that may be called."""
-        if not terms.offer.endpoints:
+    def route(self, call: Call, terms: Terms, request: PaidRequest) -> Routing:
+        """Where the call may go: the service's endpoints, then those of its fallbacks that policy allows it too.
+
+        Raises ``Unavailable`` where there are none, ``NotSupported`` where none speaks of what is asked.
+        """
+        offer = terms.offer
+        endpoints = offer.endpoints
+        if offer.fallback_id is not None:
+            fallbacks = fallbacks_of(offer, self.snapshot.offers)
+            allowed = [each for each in fallbacks if self._decide(call, terms, each, request).allowed]
+            endpoints = in_turn([offer, *allowed])
+        if not endpoints:
             raise Unavailable(retry_after=1)
-        return terms.offer.endpoints[0]
+        return routing_of(request, endpoints)
 
     def check_policy(self, call: Call, terms: Terms, request: PaidRequest) -> None:
         """Raises ``PolicyDenied`` with the policy's own words where a rule forbids the call."""
-        grant, offer = terms.grant, terms.offer
-        decision = self.policies.decide(
+        offer = terms.offer
+        decision = self._decide(call, terms, offer, request)
+        if decision.allowed:
+            return
+        metrics.POLICY_VIOLATIONS.add(offer.text, decision.policy_id, decision.severity)
+        refused = {"policy_id": decision.policy_id, "severity": decision.severity, "reason": decision.reason}
+        self._tell("policy_violation", call, terms, refused)
+        raise PolicyDenied(decision.reason, policy_id=decision.policy_id)
+
+    def _decide(self, call: Call, terms: Terms, offer: Offer, request: PaidRequest) -> Decision:
+        grant = terms.grant
+        return self.policies.decide(
             Question(
                 consumer_id=grant.consumer_text,
                 residency=grant.residency,
@@ -134,12 +151,6 @@ class Gateway:
                 address=call.address,
             )
         )
-        if decision.allowed:
-            return
-        metrics.POLICY_VIOLATIONS.add(offer.text, decision.policy_id, decision.severity)
-        refused = {"policy_id": decision.policy_id, "severity": decision.severity, "reason": decision.reason}
-        self._tell("policy_violation", call, terms, refused)
-        raise PolicyDenied(decision.reason, policy_id=decision.policy_id)
 
     async def admit(self, call: Call, terms: Terms, request: PaidRequest, entry: journal.Entry) -> Lease:
         """All limits at once, or a refusal that says which one and when to come back."""

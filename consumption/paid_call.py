@@ -3,18 +3,17 @@
 import asyncio
 from decimal import Decimal
 
-from catalog.snapshot import Endpoint
 from common.errors import Problem
 from consumption import metrics
 from consumption.answers import Headers, served_headers
-from consumption.call import PRICE, ROUTE, SETTLE, Call, Terms
+from consumption.call import PRICE, ROUTE, SETTLE, Call, Routing, Terms
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import LeaseLost
-from consumption.protocols.base import Exchange
 from consumption.relay import Relay, Stream
 from consumption.replies import Bounds, Reply
 from consumption.settlement import Settlement, failed_entry, settled_entry
-from consumption.upstream import Upstream
+from consumption.upstream import Outbound, Upstream
+from consumption.upstream_connection import Patience
 from metering import journal
 from quotas.admission import Lease
 
@@ -29,34 +28,25 @@ class PaidCall:
         call: Call,
         terms: Terms,
         request: PaidRequest,
-        endpoint: Endpoint,
-        exchange: Exchange,
+        routing: Routing,
         lease: Lease,
         entry: journal.Entry,
     ) -> None:
         self.call = call
         self.terms = terms
         self.request = request
-        self.exchange = exchange
         self.bounds = Bounds(prompt=lease.prompt_bound, completion=lease.output_cap * request.choices)
         self._upstream = upstream
-        self._endpoint = endpoint
+        self._routing = routing
         self._settlement = settlement
         self._lease = lease
         self._entry = entry
 
     async def serve(self) -> Answer:
         """The whole answer, after it is settled."""
-        call, terms, offer = self.call, self.terms, self.terms.offer
+        call, terms = self.call, self.terms
         try:
-            body = await self._upstream.call(
-                self._endpoint,
-                self.exchange.path,
-                self._upstream_body(),
-                request_id=call.id,
-                deadline=self._deadline(offer.deadline_seconds),
-            )
-            reply = self.exchange.reply(body, self.bounds)
+            reply = await self._fetch()
         except BaseException as failure:
             raise await self._failed(failure) from failure
         call.lap(ROUTE)
@@ -67,29 +57,45 @@ class PaidCall:
         answer = call.dialect.success(call, terms, self._lease, reply, cost)
         return Answer(answer.status, answer.headers + self._headers(), answer.body)
 
+    async def _fetch(self) -> Reply:
+        answered = await self._upstream.ask(self._outbound(self.terms.offer.deadline_seconds, whole=True))
+        try:
+            reply = answered.exchange.reply(answered.whole(), self.bounds)
+        except BaseException as failure:
+            answered.close(failure)
+            raise
+        answered.close()
+        return reply
+
     async def stream(self) -> Stream:
         """The answer's head, once the upstream has begun to answer."""
-        offer = self.terms.offer
+        seconds = self.terms.offer.stream_deadline_seconds
         try:
-            opened = await self._upstream.open(
-                self._endpoint,
-                self.exchange.path,
-                self._upstream_body(),
-                request_id=self.call.id,
-                deadline=self._deadline(offer.stream_deadline_seconds),
-            )
+            answered = await self._upstream.ask(self._outbound(seconds, whole=False))
         except BaseException as failure:
             raise await self._failed(failure) from failure
         self.call.lap(ROUTE)
-        relay = Relay(self, opened)
+        relay = Relay(self, answered)
         headers = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-store")]
         return Stream(headers + self._headers(), relay.run)
 
-    def _upstream_body(self) -> bytes:
-        return self.exchange.upstream_body(model=self._endpoint.model, output_cap=self._lease.output_cap)
-
-    def _deadline(self, seconds: int) -> float:
-        return asyncio.get_running_loop().time() + seconds - self.call.elapsed_ms / 1000
+    def _outbound(self, seconds: int, *, whole: bool) -> Outbound:
+        offer = self.terms.offer
+        patience = Patience(
+            until=asyncio.get_running_loop().time() + seconds - self.call.elapsed_ms / 1000,
+            connect=offer.connect_seconds,
+            first_byte=offer.first_byte_seconds,
+            idle=offer.idle_seconds,
+            least_rate=offer.least_bytes_per_second,
+        )
+        return Outbound(
+            self.call.id,
+            self._routing.endpoints,
+            self._routing.exchanges,
+            self._lease.output_cap,
+            patience,
+            whole,
+        )
 
     def _headers(self) -> Headers:
         return served_headers(self.call, self.terms, self._lease)

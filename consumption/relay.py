@@ -10,7 +10,7 @@ from consumption import sse
 from consumption.answers import Headers
 from consumption.call import SETTLE
 from consumption.errors import UpstreamFailed
-from consumption.upstream import OpenAnswer
+from consumption.upstream import Answered
 from metering import journal
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class Stream(msgspec.Struct, frozen=True):
 class Relay:
     """One stream, from its first byte to its settlement."""
 
-    __slots__ = ("_answer", "_delivered", "_events", "_opened", "_paid")
+    __slots__ = ("_answered", "_delivered", "_events", "_paid", "_reader")
 
-    def __init__(self, paid: "PaidCall", opened: OpenAnswer) -> None:
+    def __init__(self, paid: "PaidCall", answered: Answered) -> None:
         self._paid = paid
-        self._opened = opened
+        self._answered = answered
         self._events = sse.EventReader()
-        self._answer = paid.exchange.reader(paid.bounds)
+        self._reader = answered.exchange.reader(paid.bounds)
         self._delivered = False
 
     async def run(self, write: Write) -> None:
@@ -46,26 +46,26 @@ class Relay:
         try:
             await self._pass_on(write)
         except BaseException as failure:
+            self._answered.close(failure)
             raised, code = paid.meaning_of(failure)
             await self._settle_broken(code)
             if isinstance(raised, Problem):
                 await _written(write, call.dialect.broken(raised, call.id))
                 return
             raise raised from failure
-        finally:
-            self._opened.close()
-        reply = self._answer.reply()
+        self._answered.close()
+        reply = self._reader.reply()
         cost = paid.cost(reply)
         await paid.settle(reply, cost)
         call.lap(SETTLE)
         await _written(write, call.dialect.last(call, paid.terms, paid.request, reply, cost))
 
     async def _pass_on(self, write: Write) -> None:
-        while data := await self._opened.read():
+        while data := await self._answered.read():
             waiting = self._pass_on_events(data, write)
             if waiting is not None:
                 await waiting
-            if self._answer.done:
+            if self._reader.done:
                 return
         # Without its end the stream was cut: to the caller it must not look whole.
         failure = UpstreamFailed()
@@ -91,7 +91,7 @@ class Relay:
 
     def _take(self, event: bytes) -> bytes:
         """What the caller gets for one event."""
-        chunk = self._answer.read(event)
+        chunk = self._reader.read(event)
         if chunk is None:
             return b""
         return self._paid.call.dialect.chunk(self._paid.call, self._paid.request, chunk)
@@ -102,7 +102,7 @@ class Relay:
         if not self._delivered:
             await self._paid.settle_nothing(code, status=status)
             return
-        reply = self._answer.reply()
+        reply = self._reader.reply()
         await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
 
 

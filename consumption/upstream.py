@@ -2,28 +2,44 @@
 
 import asyncio
 import logging
-import random
+import math
+from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+import msgspec
+
 from catalog.snapshot import Endpoint
 from common.errors import Problem
-from consumption.errors import DeadlineExceeded, UpstreamFailed, UpstreamRejected
+from consumption.errors import DeadlineExceeded, UpstreamBusy, UpstreamFailed, UpstreamRejected
+from consumption.protocols.base import Exchange
 from consumption.protocols.exchanges import auth_headers
+from consumption.retries import NOT_CONNECTED, Judgement, Verdict, judge, retry_after_of
+from consumption.routing import Route, Router, Tries
 from consumption.upstream_connection import Broken, Connection, NotConnected, Patience, TooSlow
 from consumption.upstream_pool import UpstreamPool
 
 log = logging.getLogger(__name__)
 
-#: Tries of one call. Only what cannot have been worked on is tried again: no connection, or 429 and 503.
-TRIES = 3
-FIRST_PAUSE_SECONDS = 0.1
 #: An answer larger than this is nobody's chat completion, a larger stream nobody's conversation.
 MOST_ANSWER_BYTES = 16 * 1024 * 1024
 MOST_STREAM_BYTES = 256 * 1024 * 1024
-#: Statuses that say the caller's request is at fault.
-_CALLERS_FAULT = frozenset({400, 413, 422})
-_TRY_LATER = frozenset({429, 503, 529})  # 529 is Anthropic's: overloaded
+#: Statuses that say "later": nothing was done, and the caller may come back.
+_LATER = frozenset({429, 503, 529})
+
+
+class Outbound(msgspec.Struct, frozen=True):
+    """What goes to an upstream. ``endpoints``: where to, in their order; ``exchanges``: how it is said, by protocol.
+
+    ``output_cap``: tokens of one choice. ``whole``: whether the answer is waited for, or only its head.
+    """
+
+    request_id: str
+    endpoints: tuple[Endpoint, ...]
+    exchanges: Mapping[str, Exchange]
+    output_cap: int
+    patience: Patience
+    whole: bool
 
 
 class Upstream:
@@ -31,106 +47,113 @@ class Upstream:
 
     def __init__(self, *, max_connections: int) -> None:
         self._pool = UpstreamPool(max_connections=max_connections)
+        self.router = Router(asyncio.get_running_loop().time)
 
     async def close(self) -> None:
         """Cut all connections."""
         await self._pool.close()
 
-    async def call(
-        self, endpoint: Endpoint, path: str, body: bytes, *, request_id: str, deadline: float
-    ) -> bytes:
-        """The body of the upstream's 200. ``deadline``: of the event loop's clock, retries included.
+    async def ask(self, outbound: Outbound) -> "Answered":
+        """A 200, from the first endpoint that gives one. End it with ``Answered.close``.
 
-        Raises ``UpstreamFailed``, ``UpstreamRejected`` or ``DeadlineExceeded``.
+        Raises ``UpstreamFailed``, ``UpstreamRejected``, ``UpstreamBusy`` or ``DeadlineExceeded``.
         """
-        connection = await self._answered(endpoint, path, body, request_id, Patience(deadline), whole=True)
-        answer = connection.whole()
+        clock = asyncio.get_running_loop().time
+        tries = Tries(self.router, outbound.endpoints)
+        failure: Problem | None = None
+        while (route := tries.next_route()) is not None:
+            answer = await self._try(route, outbound)
+            if isinstance(answer, Answered):
+                return answer
+            judged, failure = answer
+            pause = tries.pause(judged.again, remaining=outbound.patience.until - clock())
+            if pause is None:
+                raise failure
+            if pause:
+                await asyncio.sleep(pause)
+        raise failure or UpstreamBusy(retry_after=math.ceil(tries.usable_in() or 1))
+
+    async def _try(self, route: Route, outbound: Outbound) -> "Answered | tuple[Judgement, Problem]":
+        """One endpoint's 200, or what its refusal means. Raises where the work may have been done."""
+        endpoint = route.endpoint
+        exchange = outbound.exchanges[endpoint.protocol]
+        try:
+            connection = await self._send(endpoint, exchange, outbound)
+        except NotConnected:
+            route.failed()
+            return NOT_CONNECTED, UpstreamFailed()
+        except (Broken, TooSlow) as error:
+            route.failed()
+            raise _failure(error, endpoint) from error
+        except BaseException:
+            route.abandoned()
+            raise
+        if connection.status == 200 and not connection.encoded:
+            route.answering()
+            return Answered(connection, exchange, route)
+        retry_after = retry_after_of(connection.retry_after)
         connection.close()
-        return answer
+        judged = judge(connection.status, retry_after=retry_after)
+        route.end(judged.verdict, retry_after=retry_after)
+        return judged, _refusal(connection.status, judged, endpoint)
 
-    async def open(
-        self, endpoint: Endpoint, path: str, body: bytes, *, request_id: str, deadline: float
-    ) -> "OpenAnswer":
-        """A 200 whose body is still to come; close it. Raises as ``call`` does."""
-        connection = await self._answered(endpoint, path, body, request_id, Patience(deadline), whole=False)
-        return OpenAnswer(connection, endpoint.base_url)
-
-    async def _answered(
-        self, endpoint: Endpoint, path: str, body: bytes, request_id: str, patience: Patience, *, whole: bool
-    ) -> Connection:
-        """A connection with a 200 on it."""
-        head = _head(endpoint.base_url, path, endpoint.protocol, endpoint.credential)
-        length = str(len(body))
-        request = b"".join((head, f"{request_id}\r\ncontent-length: {length}\r\n\r\n".encode(), body))
-        for attempt in range(TRIES):
-            connection = await self._asked(endpoint, request, patience, whole=whole)
-            if connection is not None:
-                status = connection.status
-                if status == 200 and not connection.encoded:
-                    return connection
-                connection.close()
-                if status in _CALLERS_FAULT:
-                    raise UpstreamRejected()
-                if status not in _TRY_LATER or attempt == TRIES - 1:
-                    log.warning("upstream of %s answered %d", endpoint.base_url, status)
-                    raise _reached(UpstreamFailed())
-            elif attempt == TRIES - 1:
-                log.warning("upstream of %s: no connection", endpoint.base_url)
-                break
-            await self._pause(attempt, patience.until)
-        raise UpstreamFailed()
-
-    async def _asked(
-        self, endpoint: Endpoint, request: bytes, patience: Patience, *, whole: bool
-    ) -> Connection | None:
-        """A connection with an answer on it; None where there is no connection, so that nothing was sent."""
+    async def _send(self, endpoint: Endpoint, exchange: Exchange, outbound: Outbound) -> Connection:
+        """A connection with an answer on it."""
+        patience = outbound.patience
         connection = self._pool.resting(endpoint.base_url)
         if connection is None:
             remaining = patience.until - asyncio.get_running_loop().time()
             if remaining <= 0:
                 raise DeadlineExceeded()
-            try:
-                connection = await self._pool.connect(
-                    endpoint.base_url, seconds=min(patience.connect, remaining)
-                )
-            except NotConnected:
-                return None
-        most_bytes = MOST_ANSWER_BYTES if whole else MOST_STREAM_BYTES
+            seconds = min(patience.connect, remaining)
+            connection = await self._pool.connect(endpoint.base_url, seconds=seconds)
+        body = exchange.upstream_body(model=endpoint.model, output_cap=outbound.output_cap)
+        head = _head(endpoint.base_url, exchange.path, endpoint.protocol, endpoint.credential)
+        request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+            head,
+            outbound.request_id.encode(),
+            len(body),
+            body,
+        )
+        most_bytes = MOST_ANSWER_BYTES if outbound.whole else MOST_STREAM_BYTES
         try:
-            await connection.send(request, patience, whole=whole, most_bytes=most_bytes)
-        except (Broken, TooSlow) as error:
-            raise _failure(error, endpoint.base_url) from error
-        except asyncio.CancelledError:
+            await connection.send(request, patience, whole=outbound.whole, most_bytes=most_bytes)
+        except BaseException:
             connection.abort()
             raise
         return connection
 
-    async def _pause(self, attempt: int, deadline: float) -> None:
-        pause = FIRST_PAUSE_SECONDS * 2**attempt * (0.5 + random.random() / 2)  # noqa: S311 - jitter, no secret
-        if asyncio.get_running_loop().time() + pause >= deadline:
-            raise DeadlineExceeded()
-        await asyncio.sleep(pause)
 
+class Answered:
+    """A 200 of an upstream. ``exchange``: what reads it."""
 
-class OpenAnswer:
-    """An answer of an upstream whose body is being read."""
+    __slots__ = ("_connection", "_route", "exchange")
 
-    __slots__ = ("_connection", "_name")
-
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, exchange: Exchange, route: Route) -> None:
         self._connection = connection
-        self._name = name
+        self._route = route
+        self.exchange = exchange
+
+    def whole(self) -> bytes:
+        """The body of an answer that was waited for."""
+        return self._connection.whole()
 
     async def read(self) -> bytes:
         """What has come since the last time; empty at the end. Raises ``UpstreamFailed`` or ``DeadlineExceeded``."""
         try:
             return await self._connection.read()
         except (Broken, TooSlow) as error:
-            raise _failure(error, self._name) from error
+            raise _failure(error, self._route.endpoint) from error
 
-    def close(self) -> None:
-        """Let the connection go; what has not come yet is not waited for."""
+    def close(self, failure: BaseException | None = None) -> None:
+        """Let the connection go, without waiting for what has not come. ``failure``: what was wrong with the answer."""
         self._connection.close()
+        if failure is None:
+            self._route.ok()
+        elif isinstance(failure, UpstreamFailed | DeadlineExceeded):
+            self._route.failed()
+        else:
+            self._route.abandoned()
 
 
 @lru_cache(maxsize=4096)
@@ -149,11 +172,17 @@ def _head(base_url: str, path: str, protocol: str, credential: str | None) -> by
     )
 
 
-def _failure(error: Broken | TooSlow, name: str) -> Problem:
-    if isinstance(error, TooSlow):
-        return _reached(DeadlineExceeded())
-    log.warning("upstream of %s: %s", name, error)
-    return _reached(UpstreamFailed())
+def _refusal(status: int, judged: Judgement, endpoint: Endpoint) -> Problem:
+    """What a status other than 200 means to the caller."""
+    log.warning("upstream endpoint %s answered %d", endpoint.text, status)
+    if status in _LATER:
+        return UpstreamBusy(retry_after=1)
+    return _reached(UpstreamRejected() if judged.verdict is Verdict.REJECTED else UpstreamFailed())
+
+
+def _failure(error: Broken | TooSlow, endpoint: Endpoint) -> Problem:
+    log.warning("upstream endpoint %s: %s", endpoint.text, error)
+    return _reached(DeadlineExceeded() if isinstance(error, TooSlow) else UpstreamFailed())
 
 
 def _reached(error: Problem) -> Problem:

@@ -1,6 +1,9 @@
 """Which exchange there is for a request and an upstream, and how an upstream wants to be told who calls."""
 
+from catalog.snapshot import Endpoint
+from consumption.call import Routing
 from consumption.dialects.base import PaidRequest
+from consumption.errors import NotSupported
 from consumption.protocols.base import Exchange
 from consumption.protocols.chat_over_anthropic import ChatOverAnthropic
 from consumption.protocols.messages_over_openai import MessagesOverOpenAi
@@ -17,6 +20,22 @@ def exchange_of(request: PaidRequest, protocol: str) -> Exchange:
     if request.protocol == protocol:
         return request
     return ChatOverAnthropic(request) if protocol == "anthropic" else MessagesOverOpenAi(request)
+
+
+def routing_of(request: PaidRequest, endpoints: tuple[Endpoint, ...]) -> Routing:
+    """The endpoints that a request can be said to. Raises ``NotSupported`` where there are none."""
+    if all(endpoint.protocol == request.protocol for endpoint in endpoints):
+        return Routing(endpoints, {request.protocol: request})
+    exchanges: dict[str, Exchange] = {}
+    refused: NotSupported | None = None
+    for protocol in {endpoint.protocol for endpoint in endpoints}:
+        try:
+            exchanges[protocol] = exchange_of(request, protocol)
+        except NotSupported as error:
+            refused = error
+    if refused is not None and not exchanges:
+        raise refused
+    return Routing(tuple(each for each in endpoints if each.protocol in exchanges), exchanges)
 
 
 def auth_headers(protocol: str, credential: str | None) -> list[tuple[bytes, bytes]]:
