@@ -38,6 +38,11 @@ class Endpoint:
     weight: int
     order: int
     credential: str | None = field(default=None, repr=False)
+    #: The id as text: a call needs it often.
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", str(self.id))
 
 
 @dataclass(frozen=True, slots=True)

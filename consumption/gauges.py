@@ -6,7 +6,9 @@ import hiredis
 from django.db import DatabaseError, connection
 from django.db.models import Count
 
+from catalog.snapshot import Snapshot
 from consumption import metrics
+from consumption.routing import Router
 from consumption.runtime import Runtime
 from quotas.line import LineError
 from sla.models import SlaViolation
@@ -27,6 +29,15 @@ async def observe(running: Runtime) -> None:
     for line in info.splitlines():
         if line.startswith(b"connected_clients:"):
             metrics.REDIS_CONNECTIONS_ACTIVE.set(int(line.partition(b":")[2]))
+
+
+def observe_endpoints(snapshot: Snapshot, router: Router) -> None:
+    """The state of every endpoint that the catalogue has now; those that it had are not told of any more."""
+    gauge = metrics.UPSTREAM_ENDPOINT_STATE
+    gauge.clear()
+    for offer in snapshot.offers.values():
+        for endpoint in offer.endpoints:
+            gauge.labels(offer.text, endpoint.text).set(router.state(endpoint))
 
 
 def observe_database() -> None:
