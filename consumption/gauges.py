@@ -6,7 +6,9 @@ import hiredis
 from django.db import DatabaseError, connection
 from django.db.models import Count
 
+from catalog.snapshot import Snapshot
 from consumption import metrics
+from consumption.routing import Router
 from consumption.runtime import Runtime
 from quotas.line import LineError
 from sla.models import SlaViolation
@@ -20,6 +22,7 @@ async def observe(running: Runtime) -> None:
     metrics.ANALYTICS_DROPPED.set(running.events.dropped)
     metrics.OPEN_CALLS.set(running.settlement.open_calls)
     metrics.SPOOLED.set(len(running.spool))
+    observe_endpoints(running.gateway.snapshot, running.gateway.upstream.router)
     try:
         info: bytes = await running.line.call(("INFO", "clients"), timeout=1.0)
     except (LineError, hiredis.ReplyError):
@@ -27,6 +30,15 @@ async def observe(running: Runtime) -> None:
     for line in info.splitlines():
         if line.startswith(b"connected_clients:"):
             metrics.REDIS_CONNECTIONS_ACTIVE.set(int(line.partition(b":")[2]))
+
+
+def observe_endpoints(snapshot: Snapshot, router: Router) -> None:
+    """The state of every endpoint that the catalogue has now; those that it had are not told of any more."""
+    gauge = metrics.UPSTREAM_ENDPOINT_STATE
+    gauge.clear()
+    for offer in snapshot.offers.values():
+        for endpoint in offer.endpoints:
+            gauge.labels(offer.text, endpoint.text).set(router.state(endpoint))
 
 
 def observe_database() -> None:

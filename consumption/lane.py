@@ -18,7 +18,7 @@ from consumption import metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects.base import Answer, Dialect
-from consumption.relay import Stream
+from consumption.relay import CLIENT_GONE, Stream
 from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of, key_of
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class PaidExchange:
     def set(self) -> None:
         """The client has gone. A stream ends; a whole answer is owed all the same, and is charged."""
         if self._streaming and self._task is not None:
-            self._task.cancel()
+            self._task.cancel(CLIENT_GONE)
 
     def take(self, data: bytes) -> None:
         """A piece of the body."""
@@ -284,7 +284,7 @@ class PaidExchange:
         self._write(self._head(200, headers))
         self._streaming = True
         if self.disconnected and self._task is not None:
-            self._task.cancel()
+            self._task.cancel(CLIENT_GONE)
         try:
             await stream.run(write)
         except asyncio.CancelledError:
@@ -314,7 +314,7 @@ class PaidExchange:
             # A client that does not read counts as gone.
             self.disconnected = True
             self._protocol.transport.abort()
-            raise asyncio.CancelledError from error
+            raise asyncio.CancelledError(CLIENT_GONE) from error
 
     def _write(self, data: bytes) -> None:
         if not self.disconnected:

@@ -103,6 +103,12 @@ OPEN_CALLS = Gauge("consumption_open_calls", "Calls let in and not yet settled."
 SPOOLED = Gauge(
     "consumption_spooled_records", "Settled calls that Valkey has not confirmed.", registry=REGISTRY
 )
+UPSTREAM_ENDPOINT_STATE = Gauge(
+    "upstream_endpoint_state",
+    "Breaker of an endpoint in this process: 0 closed, 1 half-open, 2 open.",
+    ("service_id", "endpoint_id"),
+    registry=REGISTRY,
+)
 
 STEP_DURATION = Timings(
     "consumption_step_duration_seconds",

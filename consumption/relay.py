@@ -1,5 +1,6 @@
 """A stream on its way through: passed on as it comes, metered, and settled before its last event."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 #: Sends a piece to the client. Where the client does not keep up it returns what to wait for; that raises
 #: ``CancelledError`` for a client that has gone.
 Write = Callable[[bytes], Awaitable[None] | None]
+#: What a transport cancels a stream with whose client has gone. A server that stops cancels without a word.
+CLIENT_GONE = "client gone"
 
 
 class Stream(msgspec.Struct, frozen=True):
@@ -46,8 +49,11 @@ class Relay:
         try:
             await self._pass_on(write)
         except BaseException as failure:
-            self._answered.close(failure)
             raised, code = paid.meaning_of(failure)
+            wrong: BaseException | None = failure
+            if failure.args == (CLIENT_GONE,) and paid.terms.offer.on_client_gone == "drain":
+                wrong = await self._drain()
+            self._answered.close(wrong)
             await self._settle_broken(code)
             if isinstance(raised, Problem):
                 await _written(write, call.dialect.broken(raised, call.id))
@@ -59,6 +65,20 @@ class Relay:
         await paid.settle(reply, cost)
         call.lap(SETTLE)
         await _written(write, call.dialect.last(call, paid.terms, paid.request, reply, cost))
+
+    async def _drain(self) -> BaseException | None:
+        """Read on without the client, as the service says: all that the upstream made is charged.
+
+        Returns what was wrong with the rest of the answer.
+        """
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        try:
+            await self._pass_on(_nobody)
+        except (Problem, asyncio.CancelledError) as failure:
+            return failure
+        return None
 
     async def _pass_on(self, write: Write) -> None:
         while data := await self._answered.read():
@@ -104,6 +124,10 @@ class Relay:
             return
         reply = self._reader.reply()
         await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
+
+
+def _nobody(data: bytes) -> None:
+    """Where a stream goes whose client has gone."""
 
 
 async def _written(write: Write, data: bytes) -> None:

@@ -38,7 +38,9 @@ class Chunk(msgspec.Struct):
 
     choices: list["ChunkChoice"] | None = None
     usage: Any = None
-    raw: bytes = b""
+    error: Any = None
+    #: Its name in JSON is one that no upstream writes: it is set here, never read.
+    raw: bytes = msgspec.field(default=b"", name="\x00raw")
 
 
 class ChunkChoice(msgspec.Struct):
@@ -104,7 +106,10 @@ def read_chunk(data: bytes) -> Chunk:
         chunk = _chunk.decode(data)
     except UNREADABLE as error:
         raise no_answer() from error
-    chunk.raw = data
+    if chunk.error is not None:
+        raise no_answer()  # the stream ends in an upstream's own error, which is not the caller's to read
+    # What was several lines of an event is one line on its way on.
+    chunk.raw = data.replace(b"\n", b" ") if b"\n" in data else data
     return chunk
 
 

@@ -183,8 +183,8 @@ class Router:
         """Forget all others. Calls that are still at one end as they would."""
         self._known = {e.text: self._known[e.text] for e in endpoints if e.text in self._known}
 
-    def unusable(self) -> dict[str, Trouble]:
-        """What is known of every endpoint that is not closed or is cooling down, by the endpoint's id."""
+    def troubles(self) -> dict[str, Trouble]:
+        """Every endpoint whose breaker is not closed, or that is cooling down, by its id."""
         found = {}
         for text, known in self._known.items():
             state, seconds = known.breaker.state, known.usable_in()

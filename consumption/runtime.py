@@ -16,6 +16,7 @@ from analytics import events
 from analytics.buffer import EventBuffer
 from catalog import snapshot
 from consumption.changes import ChangeListener
+from consumption.endpoint_troubles import TroubleTeller
 from consumption.gateway import Gateway
 from consumption.settlement import Settlement
 from consumption.spool import Spool
@@ -55,6 +56,7 @@ class Runtime:
         self.lane = settings.LANE
         self.catalogue_loaded = False
         self.valkey_unsafe = ""
+        self._troubles = TroubleTeller(self.gateway.upstream.router, self.line, self.spool.name)
         self._loader = ThreadPoolExecutor(1, "catalogue")
         self._reload = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,6 +81,7 @@ class Runtime:
             self.settlement.keep_renewing(),
             self.spool.keep_settling(self.admission),
             self.events.run(self._send_events),
+            self._troubles.keep_telling(),
         ):
             self._run(work)
 
@@ -180,6 +183,8 @@ class Runtime:
                 self._reload.set()
                 continue
             self.gateway.snapshot, self.gateway.policies = loaded, PolicyEngine(rules)
+            endpoints = (endpoint for offer in loaded.offers.values() for endpoint in offer.endpoints)
+            self.gateway.upstream.router.keep(endpoints)
             self.catalogue_loaded = True
 
 

@@ -23,7 +23,7 @@ from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects import anthropic, openai
 from consumption.dialects.base import Answer, Dialect
-from consumption.relay import Stream
+from consumption.relay import CLIENT_GONE, Stream
 from consumption.serializers import (
     ConsumeRequestSerializer,
     ConsumeResponseSerializer,
@@ -178,7 +178,7 @@ def _streaming(stream: Stream) -> StreamingHttpResponse:
         try:
             await asyncio.wait_for(queue.put(data), WRITE_SECONDS)
         except TimeoutError as error:
-            raise asyncio.CancelledError from error
+            raise asyncio.CancelledError(CLIENT_GONE) from error
 
     async def push() -> None:
         try:
@@ -194,7 +194,7 @@ def _streaming(stream: Stream) -> StreamingHttpResponse:
             while (data := await queue.get()) is not None:
                 yield data
         finally:
-            pushing.cancel()
+            pushing.cancel(CLIENT_GONE)
 
     return _with(stream.headers, StreamingHttpResponse(pull()))
 

@@ -138,11 +138,12 @@ def test_calls_from_before_it_opened_are_not_heard(breaker: Breaker, clock: Cloc
     assert not breaker.allows(), "the place is the trial's"
     breaker.failed(early.pop())
     breaker.succeeded(early.pop())
-    assert breaker.state is State.HALF_OPEN
+    states = [breaker.state]
     breaker.succeeded(trial)
     for late in early:
         breaker.failed(late)
-    assert breaker.state is State.CLOSED, "what hung in the outage does not bring it back"
+    states.append(breaker.state)
+    assert states == [State.HALF_OPEN, State.CLOSED], "what hung in the outage does not bring it back"
 
 
 def test_a_call_that_goes_on_after_its_success_may_still_fail(breaker: Breaker, clock: Clock) -> None:
@@ -221,4 +222,4 @@ class AnyBreaker(RuleBasedStateMachine):
 
 
 TestAnyBreaker = AnyBreaker.TestCase
-TestAnyBreaker.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyBreaker.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
