@@ -39,8 +39,8 @@ class Chunk(msgspec.Struct):
     choices: list["ChunkChoice"] | None = None
     usage: Any = None
     error: Any = None
-    #: Its name in JSON is one that no upstream writes: it is set here, never read.
-    raw: bytes = msgspec.field(default=b"", name="\x00raw")
+    #: Bytes, set once the rest is read. Of any type, since an upstream may write a member of this name.
+    raw: Any = b""
 
 
 class ChunkChoice(msgspec.Struct):

@@ -84,6 +84,17 @@ def stream_then_hang(connection: Connection) -> None:
     time.sleep(4)
 
 
+def stream_slowly(connection: Connection) -> None:
+    """Whole, with its usage, but not at once."""
+    connection.sendall(head_of_stream())
+    for _ in range(10):
+        connection.sendall(event("one "))
+        time.sleep(0.05)
+    usage = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
+    last = {"choices": [], "usage": usage}
+    connection.sendall(b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n")
+
+
 def stream_endless_line(connection: Connection) -> None:
     connection.sendall(head_of_stream() + event("one ") * 8 + b"data: ")
     for _ in range(64):
@@ -121,7 +132,14 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "many-headers": sends(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\n"),
     "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 6\r\n\r\nsecret"),
     "fails": sends(b"HTTP/1.1 500 No\r\nContent-Length: 6\r\n\r\nsecret"),
+    "works": sends(ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
+    "later": sends(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"),
+    "unavailable": sends(b"HTTP/1.1 503 No\r\nContent-Length: 6\r\n\r\nsecret"),
     "stream-reset": stream_then_reset,
+    "stream-slowly": stream_slowly,
+    "stream-error": sends(
+        head_of_stream() + event("one ") * 8 + b'data: {"error": {"message": "secret"}}\n\n'
+    ),
     "stream-hang": stream_then_hang,
     "stream-endless-line": stream_endless_line,
     "stream-cut": sends(head_of_stream() + event("one ") * 8),
@@ -143,6 +161,7 @@ class _Handler(socketserver.BaseRequestHandler):
         with contextlib.suppress(OSError):
             path = self._read_request()
             self.server.calls.append(path)  # type: ignore[attr-defined]
+            self.server.heads[path] = self.head  # type: ignore[attr-defined]
             BEHAVIOURS[path](self.request)
 
     def _read_request(self) -> str:
@@ -150,6 +169,7 @@ class _Handler(socketserver.BaseRequestHandler):
         while b"\r\n\r\n" not in data:
             data += self.request.recv(65536)
         head, _, body = data.partition(b"\r\n\r\n")
+        self.head = head.decode()
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         while len(body) < length:
             body += self.request.recv(65536)
@@ -163,11 +183,12 @@ class _Server(socketserver.ThreadingTCPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.calls: list[str] = []
+        self.heads: dict[str, str] = {}
 
 
 @contextlib.contextmanager
 def hostile_upstream() -> Iterator[_Server]:
-    """A server at ``server_address``; ``calls`` holds every request's behaviour."""
+    """A server at ``server_address``; ``calls``: every request's behaviour; ``heads``: the last head of each."""
     server = _Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server

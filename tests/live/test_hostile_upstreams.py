@@ -103,6 +103,7 @@ def test_a_usage_that_cannot_be_is_bounded_and_flagged(
         ("stream-reset", "upstream_failed"),
         ("stream-cut", "upstream_failed"),
         ("stream-garbage", "upstream_failed"),
+        ("stream-error", "upstream_failed"),
         ("stream-endless-line", "upstream_failed"),
         ("stream-hang", "deadline_exceeded"),
     ],
@@ -115,6 +116,7 @@ def test_a_stream_that_breaks_off_never_looks_whole_and_what_was_delivered_is_ch
     assert answer.status_code == 200
     assert answer.text.count("one ") == 8
     assert "[DONE]" not in answer.text
+    assert "secret" not in answer.text
     assert f'"code":"{code}"' in answer.text
     row = case.row()
     assert (row.status, row.error) == ("error", {"code": code})
