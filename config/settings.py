@@ -139,6 +139,7 @@ CELERY_BEAT_SCHEDULE = {
     "reap-leases": {"task": "quotas.tasks.reap_leases", "schedule": timedelta(seconds=10)},
     "sync-quotas": {"task": "quotas.tasks.sync_quotas", "schedule": timedelta(minutes=5)},
     "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
+    "anchor-audit": {"task": "audit.tasks.anchor_audit", "schedule": timedelta(minutes=1)},
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
 }
 
@@ -167,6 +168,8 @@ CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KE
 
 #: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
+#: Where the worker writes down the head of the audit chain. Must outlive the process, and is worth a backup of its own.
+AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.

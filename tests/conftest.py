@@ -4,10 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_django import DjangoDbBlocker
 
-from devstack.postgres import Postgres
+from audit.ownership import hand_over
+from devstack.postgres import ROLE, Postgres
 from devstack.valkey import Valkey
 from tests.harness.servers import RUN
+from tests.superuser import as_superuser
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """As in production, the audit trail is not the application's role's."""
+    if RUN.postgres is not None:
+        with django_db_blocker.unblock(), as_superuser():
+            hand_over(application=ROLE)
 
 
 @pytest.fixture(scope="session")
