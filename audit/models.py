@@ -45,6 +45,7 @@ class AuditLink(models.Model):
 
     class Meta:
         db_table = "audit_links"
+        default_permissions = ()
         ordering = ("sequence",)
 
     def __str__(self) -> str:

@@ -48,6 +48,7 @@ CONSOLE_URL = env("CONSOLE_URL", f"http://127.0.0.1:{PORT + 1}")
 LOG_LEVEL = env("LOG_LEVEL", "INFO").upper()
 
 INSTALLED_APPS = [
+    "accounts",  # before Django's own, whose createsuperuser it replaces
     *([] if IS_GATEWAY else ["django.contrib.admin", "django.contrib.sessions", "django.contrib.messages"]),
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -61,7 +62,6 @@ INSTALLED_APPS = [
     "django_celery_beat",
     *([] if IS_GATEWAY else ["django_prometheus"]),
     "audit",
-    "accounts",
     "catalog",
     "keys",
     "policy",

@@ -108,7 +108,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
             ],
-            options={"db_table": "audit_links", "ordering": ("sequence",)},
+            options={"db_table": "audit_links", "default_permissions": (), "ordering": ("sequence",)},
         ),
         migrations.RunPython(in_this_schema(FORWARDS), in_this_schema(BACKWARDS)),
     ]
