@@ -2,7 +2,6 @@
 
 import logging
 import uuid
-from typing import cast
 
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework_simplejwt.tokens import RefreshToken, Token
@@ -53,6 +52,6 @@ def forget_expired() -> int:
 
 
 def _token(user: User, sign_in: object) -> RefreshToken:
-    token = cast(RefreshToken, RefreshToken.for_user(user))
+    token = RefreshToken.for_user(user)
     token[CLAIM] = str(sign_in)
     return token
