@@ -1,16 +1,21 @@
 """People, roles and consumers in the admin."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group
+from django.db import transaction
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from accounts.models import Consumer, Membership, User
+from accounts.roles import permissions_of
 from accounts.suspension import reactivate_consumer, suspend_consumer
-from audit.audited_admin import AuditedAdmin, actor_of, tell
+from audit import trail
+from audit.audited_admin import AuditedAdmin, actor_of
 from audit.trail import address_of
 
 admin.site.unregister(Group)
@@ -54,10 +59,29 @@ class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_delete_permission(request, obj) and _may_touch(request, obj)
 
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        before = _roles(form.instance)
-        super().save_related(request, form, formsets, change)
-        tell(request, form.instance, before, _roles(form.instance))
+    def links_of(self, user: User) -> dict[str, Any]:
+        return {
+            "groups": sorted(user.groups.values_list("name", flat=True)),
+            "permissions": sorted(user.user_permissions.values_list("codename", flat=True)),
+        }
+
+    def goes_along(self, user: User) -> Iterable[Membership]:
+        return user.memberships.all()
+
+    @transaction.atomic
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        before = self.get_object(request, unquote(id))
+        response: HttpResponse = super().user_change_password(request, id, form_url)
+        after = self.get_object(request, unquote(id))
+        if before and after and before.password != after.password:
+            trail.record(
+                actor=actor_of(request),
+                action="user_password_changed",
+                target_type="user",
+                target_id=after.pk,
+                address=trail.address_of(request),
+            )
+        return response
 
 
 def _may_touch(request: HttpRequest, user: User | None) -> bool:
@@ -69,13 +93,6 @@ def _may_touch(request: HttpRequest, user: User | None) -> bool:
 
 def _is_superuser(request: HttpRequest) -> bool:
     return bool(getattr(request.user, "is_superuser", False))
-
-
-def _roles(user: User) -> dict[str, Any]:
-    return {
-        "groups": sorted(user.groups.values_list("name", flat=True)),
-        "permissions": sorted(user.user_permissions.values_list("codename", flat=True)),
-    }
 
 
 @admin.register(Group)
@@ -96,14 +113,11 @@ class RoleAdmin(AuditedAdmin, GroupAdmin):
             _people=Count("user", distinct=True), _permissions=Count("permissions", distinct=True)
         )
 
-    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        before = _codenames(form.instance)
-        super().save_related(request, form, formsets, change)
-        tell(request, form.instance, before, _codenames(form.instance))
-
-
-def _codenames(group: Group) -> dict[str, Any]:
-    return {"permissions": sorted(group.permissions.values_list("codename", flat=True))}
+    def links_of(self, group: Group) -> dict[str, Any]:
+        return {
+            "permissions": permissions_of(group),
+            "people": sorted(group.user_set.values_list("username", flat=True)),
+        }
 
 
 @admin.register(Consumer)

@@ -4,12 +4,14 @@ from typing import Any, cast
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.tokens import Token
 
 from accounts.acting import Member, acting_membership
 from accounts.models import User
+from accounts.sign_ins import has_ended
 
 CONSUMER_HEADER = "X-Consumer-Id"
 
@@ -25,6 +27,8 @@ class MemberAuthentication(JWTAuthentication):
         if found is None:
             return None
         user, token = found
+        if has_ended(token):
+            raise AuthenticationFailed
         membership = acting_membership(cast(User, user), request.headers.get(CONSUMER_HEADER))
         member = Member(consumer_id=membership.consumer_id, actor=user.get_username(), membership=membership)
         return member, token

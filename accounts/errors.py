@@ -18,5 +18,10 @@ class ConsumerNotNamed(Problem):
     title = "You are a member of several consumers: name one in the header X-Consumer-Id"
 
 
+class SignInLocked(Problem):
+    code, status = "sign_in_locked", 429
+    title = "Too many attempts to sign in: try again later"
+
+
 class ConsumerSuspended(Forbidden):
     code, title = "consumer_suspended", "This consumer is suspended"

@@ -66,3 +66,20 @@ class Membership(models.Model):
     def manages_keys(self) -> bool:
         """Owners and developers issue and revoke keys."""
         return self.role in {self.Role.OWNER, self.Role.DEVELOPER}
+
+
+class SignIn(models.Model):
+    """One signing in over the REST API, and the refresh token of it that is good now (``jti``)."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="sign_ins")
+    refresh_id = models.CharField(max_length=32)
+    renewed_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "sign_ins"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.id)

@@ -6,6 +6,9 @@ from django.contrib.auth.models import Group, Permission
 from django.db import transaction
 from django.db.models import Q
 
+from audit import trail
+from audit.changes import differences
+
 #: The marketplace's own apps. Users, groups and what Django brings along are not among them.
 MARKETPLACE = ("accounts", "analytics", "audit", "catalog", "keys", "metering", "policy", "quotas", "sla")
 #: What is known of money and usage, and needed to read it.
@@ -48,7 +51,23 @@ ROLES: dict[str, Q | None] = {
 def sync_roles() -> None:
     """Make every role's group hold exactly its permissions. Safe to run at any time, and again."""
     for name, chosen in ROLES.items():
-        group, _ = Group.objects.get_or_create(name=name)
+        group, created = Group.objects.get_or_create(name=name)
+        before = {} if created else {"permissions": permissions_of(group)}
         group.permissions.set(
             Permission.objects.none() if chosen is None else Permission.objects.filter(chosen)
         )
+        before, after = differences(before, {"permissions": permissions_of(group)})
+        if after:
+            trail.record(
+                actor="sync_roles",
+                action="group_created" if created else "group_changed",
+                target_type="group",
+                target_id=group.pk,
+                before=before,
+                after={"name": name, **after} if created else after,
+            )
+
+
+def permissions_of(group: Group) -> list[str]:
+    """Codenames, as the trail tells them."""
+    return sorted(group.permissions.values_list("codename", flat=True))

@@ -2,12 +2,18 @@
 
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist
+from django.conf import settings
+from django.contrib.auth.signals import user_logged_in
 from rest_framework import serializers
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework_simplejwt.serializers import TokenObtainPairSerializer, TokenRefreshSerializer
+from rest_framework_simplejwt.tokens import RefreshToken, Token
 
+from accounts import sign_ins
+from accounts.attempts import one_attempt
+from accounts.errors import SignInLocked
 from accounts.models import Membership, User
+from audit.trail import address_of
 
 
 class SignInSerializer(TokenObtainPairSerializer):
@@ -15,21 +21,36 @@ class SignInSerializer(TokenObtainPairSerializer):
 
     user: User
 
+    @classmethod
+    def get_token(cls, user: User) -> Token:  # type: ignore[override]
+        return sign_ins.begin(user=user)
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        tokens: dict[str, Any] = super().validate(attrs)
+        request = self.context["request"]
+        tokens: dict[str, Any]
+        with one_attempt(username=attrs["username"], address=address_of(request)):
+            try:
+                tokens = super().validate(attrs)
+            except AuthenticationFailed as error:
+                if getattr(request, "axes_locked_out", False):
+                    raise SignInLocked(retry_after=int(settings.AXES_COOLOFF_TIME.total_seconds())) from error
+                raise
+            # Sets the time of the last sign-in, and ends the count of failures before it.
+            user_logged_in.send(sender=User, request=request, user=self.user)
         memberships = self.user.memberships.select_related("consumer").order_by("consumer__name", "id")
         return {**tokens, "consumers": ActsForSerializer(memberships, many=True).data}
 
 
 class RenewSerializer(TokenRefreshSerializer):
-    """A refresh token for a new access token."""
+    """A refresh token for the next pair of tokens."""
 
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        try:
-            renewed: dict[str, Any] = super().validate(attrs)
-        except ObjectDoesNotExist as error:
-            raise AuthenticationFailed from error  # the person was deleted after signing in
-        return renewed
+    def validate(self, attrs: dict[str, Any]) -> dict[str, str]:
+        presented = RefreshToken(attrs["refresh"])
+        user = User.objects.filter(pk=presented["user_id"], is_active=True).first()
+        if user is None:
+            raise AuthenticationFailed
+        renewed = sign_ins.renew(user=user, presented=presented)
+        return {"access": str(renewed.access_token), "refresh": str(renewed)}
 
 
 class ActsForSerializer(serializers.ModelSerializer[Membership]):
@@ -58,5 +79,8 @@ class RefreshSerializer(serializers.Serializer[Any]):
     refresh = serializers.CharField()
 
 
-class AccessSerializer(serializers.Serializer[Any]):
+class RenewedSerializer(serializers.Serializer[Any]):
     access = serializers.CharField()
+    refresh = serializers.CharField(
+        help_text="The next one. The one before is used: if it comes again, all ends"
+    )

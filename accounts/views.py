@@ -10,9 +10,9 @@ from rest_framework.response import Response
 from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
 
 from accounts.serializers import (
-    AccessSerializer,
     CredentialsSerializer,
     RefreshSerializer,
+    RenewedSerializer,
     RenewSerializer,
     SignInSerializer,
     TokensSerializer,
@@ -32,7 +32,7 @@ class TokenView(TokenObtainPairView):
         tags=["accounts"],
         auth=[],
         request=CredentialsSerializer,
-        responses={200: TokensSerializer, **problems(400, 401, 413, 415, 422)},
+        responses={200: TokensSerializer, **problems(400, 401, 413, 415, 422, 429)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Username and password for a pair of tokens."""
@@ -46,12 +46,12 @@ class TokenRenewView(TokenRefreshView):
 
     @extend_schema(
         operation_id="token_refresh",
-        summary="Renew the access token",
+        summary="Renew the tokens",
         tags=["accounts"],
         auth=[],
         request=RefreshSerializer,
-        responses={200: AccessSerializer, **problems(400, 401, 413, 415, 422)},
+        responses={200: RenewedSerializer, **problems(400, 401, 413, 415, 422)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """A refresh token for a new access token."""
+        """A refresh token for a new access token and the next refresh token. Using one again ends the sign-in."""
         return super().post(request, *args, **kwargs)

@@ -1,8 +1,10 @@
 """Admin pages whose every change is told in the audit trail, in the transaction of the change."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
@@ -18,14 +20,33 @@ class AuditedAdmin(admin.ModelAdmin):  # type: ignore[type-arg] # generic in the
         super().save_model(request, obj, form, change)
         tell(request, obj, before, fields_of(obj))
 
+    def goes_along(self, obj: Any) -> Iterable[Model]:
+        """Rows that give somebody a power and are deleted together with ``obj``."""
+        return ()
+
+    def links_of(self, obj: Any) -> dict[str, Any]:
+        """What it is linked to by tables that have no page of their own: roles, permissions."""
+        return {}
+
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
-        tell(request, obj, fields_of(obj), {})
+        self._tell_of_end(request, obj)
         super().delete_model(request, obj)
 
+    @transaction.atomic
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         for row in queryset:
-            tell(request, row, fields_of(row), {})
+            self._tell_of_end(request, row)
         super().delete_queryset(request, queryset)
+
+    def _tell_of_end(self, request: HttpRequest, obj: Model) -> None:
+        for row in self.goes_along(obj):
+            tell(request, row, fields_of(row), {})
+        tell(request, obj, {**fields_of(obj), **self.links_of(obj)}, {})
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        before = self.links_of(form.instance)
+        super().save_related(request, form, formsets, change)
+        tell(request, form.instance, before, self.links_of(form.instance))
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         # By identity: a deleted row has lost its key when it comes back.
@@ -81,5 +102,6 @@ def actor_of(request: HttpRequest) -> str:
 
 
 def _stored(model: type[Model], keys: list[Any]) -> dict[Any, dict[str, Any]]:
-    """The rows as the database has them: a form's own are changed already."""
-    return {row.pk: fields_of(row) for row in model._base_manager.filter(pk__in=keys)}
+    """The rows as the database has them (a form's own are changed already), held until they are saved."""
+    stored = model._base_manager.select_for_update().filter(pk__in=keys).order_by("pk")
+    return {row.pk: fields_of(row) for row in stored}

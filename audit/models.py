@@ -1,4 +1,7 @@
-"""The audit trail: who changed what, and from what to what. Append-only; the database refuses anything else."""
+"""The audit trail: who changed what, and from what to what. Append-only; the database refuses anything else.
+
+Every entry gets a link in a chain of hashes, so that a change made past all refusals shows: see ``audit.chain``.
+"""
 
 from django.db import models
 
@@ -23,3 +26,27 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.target_type} {self.target_id}"
+
+
+class AuditLink(models.Model):
+    """The place of an entry in the chain. Written by the database alone, at the commit of the entry.
+
+    ``sequence`` rises by one from 1, in the order of commits. ``hash`` is SHA-256 over ``previous_hash`` and the
+    entry; the first link's ``previous_hash`` is 32 zero bytes.
+    """
+
+    sequence = models.BigIntegerField(primary_key=True)
+    # No constraint of the database: it would refuse a TRUNCATE before the trigger that says why.
+    entry = models.OneToOneField(
+        AuditEntry, on_delete=models.DO_NOTHING, related_name="link", db_constraint=False
+    )
+    previous_hash = models.BinaryField()
+    hash = models.BinaryField()
+
+    class Meta:
+        db_table = "audit_links"
+        default_permissions = ()
+        ordering = ("sequence",)
+
+    def __str__(self) -> str:
+        return f"{self.sequence} {bytes(self.hash).hex()}"

@@ -4,8 +4,10 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
 from django.views.generic import RedirectView
 
+from accounts.forms import ConsoleSignInForm
 from config.documentation import OpenApiView, ReferenceView
 
+admin.site.login_form = ConsoleSignInForm
 admin.site.site_header = "LLM marketplace"
 admin.site.site_title = "LLM marketplace"
 admin.site.index_title = "Console"

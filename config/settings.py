@@ -48,11 +48,13 @@ CONSOLE_URL = env("CONSOLE_URL", f"http://127.0.0.1:{PORT + 1}")
 LOG_LEVEL = env("LOG_LEVEL", "INFO").upper()
 
 INSTALLED_APPS = [
+    "accounts",  # before Django's own, whose createsuperuser it replaces
     *([] if IS_GATEWAY else ["django.contrib.admin", "django.contrib.sessions", "django.contrib.messages"]),
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.postgres",
     "django.contrib.staticfiles",
+    "axes",
     "adrf",
     "rest_framework",
     "rest_framework_simplejwt",
@@ -61,7 +63,6 @@ INSTALLED_APPS = [
     "django_celery_beat",
     *([] if IS_GATEWAY else ["django_prometheus"]),
     "audit",
-    "accounts",
     "catalog",
     "keys",
     "policy",
@@ -87,6 +88,7 @@ _CONSOLE_MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 MIDDLEWARE = _SHARED_MIDDLEWARE if IS_GATEWAY else _CONSOLE_MIDDLEWARE
 
@@ -139,6 +141,8 @@ CELERY_BEAT_SCHEDULE = {
     "reap-leases": {"task": "quotas.tasks.reap_leases", "schedule": timedelta(seconds=10)},
     "sync-quotas": {"task": "quotas.tasks.sync_quotas", "schedule": timedelta(minutes=5)},
     "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
+    "forget-sign-ins": {"task": "accounts.tasks.forget_expired_sign_ins", "schedule": timedelta(days=1)},
+    "anchor-audit": {"task": "audit.tasks.anchor_audit", "schedule": timedelta(minutes=1)},
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
 }
 
@@ -148,8 +152,21 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
-    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+    {"NAME": "accounts.passwords.MixedCharactersValidator"},
 ]
+
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+#: Five failures for one name from one address lock that pair for a quarter of an hour, in console and REST API.
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_CLIENT_IP_CALLABLE = "audit.trail.address_of"
+AXES_DISABLE_ACCESS_LOG = True
+AXES_VERBOSE = False
+#: The gateway has no page to show instead; its view answers by itself.
+SILENCED_SYSTEM_CHECKS = ["axes.W002"] if IS_GATEWAY else []
 
 #: Peppers of the tag in an API key: ``{"1": "<hex>"}``. The highest number signs new keys; all of them are accepted.
 KEY_PEPPERS: dict[int, bytes] = {
@@ -167,6 +184,8 @@ CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KE
 
 #: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
+#: Where the worker writes down the head of the audit chain. Must outlive the process, and is worth a backup of its own.
+AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.
@@ -196,7 +215,6 @@ REST_FRAMEWORK = {
 SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(hours=24),
     "REFRESH_TOKEN_LIFETIME": timedelta(days=30),
-    "UPDATE_LAST_LOGIN": True,
     "ALGORITHM": "HS256",
 }
 SPECTACULAR_SETTINGS = {

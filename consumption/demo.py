@@ -4,10 +4,12 @@ import secrets
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Model
 
 from accounts.models import Consumer, Membership, User
 from accounts.roles import sync_roles
 from audit import trail
+from audit.changes import fields_of
 from catalog.entitlements import entitle
 from catalog.models import Service, Tier
 from catalog.publishing import change_service, publish_service
@@ -52,7 +54,11 @@ def seed(*, upstream: str, known: dict[str, Any]) -> dict[str, Any]:
     )
     consumer = _consumer()
     member, member_password = _person(MEMBER, known.get("consumer_password"))
-    Membership.objects.get_or_create(user=member, consumer=consumer, defaults={"role": Membership.Role.OWNER})
+    membership, joined = Membership.objects.get_or_create(
+        user=member, consumer=consumer, defaults={"role": Membership.Role.OWNER}
+    )
+    if joined:
+        _tell_of_new("membership", membership)
     services = [_service(upstream, **fields) for fields in SERVICES]
     tier = Tier.objects.get(name=TIER)
     for service in services:
@@ -71,7 +77,9 @@ def seed(*, upstream: str, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _person(username: str, password: object, **flags: bool) -> tuple[User, str]:
-    user, _ = User.objects.get_or_create(username=username, defaults=flags)
+    user, created = User.objects.get_or_create(username=username, defaults=flags)
+    if created:
+        _tell_of_new("user", user)
     if isinstance(password, str) and user.check_password(password):
         return user, password
     password = _new_password()
@@ -96,14 +104,18 @@ def _consumer() -> Consumer:
     if found is not None:
         return found
     consumer = Consumer.objects.create(name=CONSUMER)
+    _tell_of_new("consumer", consumer)
+    return consumer
+
+
+def _tell_of_new(target: str, row: Model) -> None:
     trail.record(
         actor=ACTOR,
-        action="consumer_created",
-        target_type="consumer",
-        target_id=consumer.id,
-        after={"name": consumer.name},
+        action=f"{target}_created",
+        target_type=target,
+        target_id=row.pk,
+        after=fields_of(row),
     )
-    return consumer
 
 
 def _service(upstream: str, **fields: Any) -> Service:

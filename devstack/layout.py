@@ -119,6 +119,10 @@ class Surroundings:
     def spool(self) -> Path:
         return self.layout.var / "spool"
 
+    @property
+    def anchors(self) -> Path:
+        return self.layout.var / "audit-anchors"
+
     def environment(self, process: str) -> dict[str, str]:
         passed_on = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         return passed_on | self.layout.secrets() | {
@@ -127,6 +131,7 @@ class Surroundings:
             "PORT": str(self.ports.gateway),
             "CONSOLE_URL": self.console_url,
             "SPOOL_DIR": str(private_folder(self.spool)),
+            "AUDIT_ANCHOR_FILE": str(self.anchors),
             "UPSTREAM_ALLOWED_NETWORKS": self.upstream_networks,
             "PROCESS": process,
             "PYTHONUNBUFFERED": "1",
@@ -143,6 +148,7 @@ class Surroundings:
             "key_peppers": json.loads(kept["KEY_PEPPERS"]),
             "credential_keys": kept["CREDENTIAL_KEYS"],
             "spool_dir": str(self.spool),
+            "audit_anchor_file": str(self.anchors),
             "upstream_allowed_networks": self.upstream_networks,
             "console_url": self.console_url,
             "port": str(self.ports.gateway),

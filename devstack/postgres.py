@@ -77,6 +77,15 @@ class Postgres(Server):
     def superuser_url(self) -> str:
         return self._url(SUPERUSER, "postgres")
 
+    @property
+    def administration_url(self) -> str:
+        """The application's database, for a superuser."""
+        return self._url(SUPERUSER, DATABASE)
+
+    @property
+    def superuser_password(self) -> str:
+        return self._passwords[SUPERUSER]
+
     def _url(self, role: str, database: str) -> str:
         return f"postgresql://{role}:{self._passwords[role]}@127.0.0.1:{self.port}/{database}"
 

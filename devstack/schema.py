@@ -22,6 +22,11 @@ class MigrationMark:
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()
 
+    @property
+    def known(self) -> bool:
+        """Whether it was ever migrated, to whatever."""
+        return self.path is not None and self.path.exists()
+
     def fits(self) -> bool:
         try:
             return self.path is not None and self.path.read_text() == self.fingerprint()

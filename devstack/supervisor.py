@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ from devstack.errors import DevstackError
 from devstack.layout import Layout, Surroundings, choose_ports, manage
 from devstack.lock import FolderLock
 from devstack.parent import parent_was_interrupted
-from devstack.postgres import Postgres
+from devstack.postgres import ROLE, Postgres
 from devstack.private import private_folder
 from devstack.process import last_line
 from devstack.readiness import answers_ok
@@ -83,13 +84,29 @@ class Supervisor:
         if mark.fits():
             self.start_children()
         say("Migrating the database")
-        self.run_command(surroundings, "migrate", "--noinput")
-        mark.set()
+        self.migrate(surroundings, mark)
         self.start_children()
         seeded = self.seed(surroundings)
         self.wait_until_ready()
         demo = write_demo(surroundings, seeded)
         say(announcement(demo, self.layout.demo_file))
+
+    def migrate(self, surroundings: Surroundings, mark: MigrationMark) -> None:
+        """The audit trail is not the application's role's, which therefore cannot migrate it: it is lent meanwhile."""
+        changed = not mark.fits()
+        if changed and mark.known:
+            self.guard_audit(surroundings, "--back")
+        self.run_command(surroundings, "migrate", "--noinput")
+        if changed:
+            self.guard_audit(surroundings)
+        mark.set()
+
+    def guard_audit(self, surroundings: Surroundings, *options: str) -> None:
+        """Only in a database of ours: in another one it is for whoever has its superuser."""
+        for server in self.servers:
+            if isinstance(server, Postgres):
+                as_superuser = replace(surroundings, database_url=server.administration_url)
+                self.run_command(as_superuser, "guard_audit", "--application-role", ROLE, *options)
 
     def server_url(self, variable: str, kind: type[Postgres] | type[Valkey]) -> str:
         """The one given by the environment, else an embedded one, started."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from rest_framework.response import Response
 from rest_framework.test import APIClient
-from rest_framework_simplejwt.tokens import AccessToken
 
 from accounts.models import User
+from accounts.sign_ins import begin
 
 
 def anonymous() -> APIClient:
@@ -18,7 +18,7 @@ def anonymous() -> APIClient:
 def signed_in(user: User, *, consumer_id: object = None) -> APIClient:
     """A client with the person's token, and the header that names a consumer where one is given."""
     client = anonymous()
-    headers = {"HTTP_AUTHORIZATION": f"Bearer {AccessToken.for_user(user)}"}
+    headers = {"HTTP_AUTHORIZATION": f"Bearer {begin(user=user).access_token}"}
     if consumer_id is not None:
         headers["HTTP_X_CONSUMER_ID"] = str(consumer_id)
     client.credentials(**headers)

@@ -8,7 +8,7 @@ from accounts.models import User
 from accounts.roles import ROLES, sync_roles
 from audit.models import AuditEntry
 from tests.console import console, operator, posted
-from tests.factories import make_user
+from tests.factories import make_member, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -19,6 +19,7 @@ def permissions(role: str) -> set[str]:
 
 
 def test_the_roles_are_there_and_running_it_again_changes_nothing() -> None:
+    Group.objects.all().delete()
     call_command("sync_roles")
     first = {role: permissions(role) for role in ROLES}
     call_command("sync_roles")
@@ -117,3 +118,69 @@ def test_a_change_of_what_a_role_may_is_told() -> None:
     entry = AuditEntry.objects.get()
     assert (entry.actor, entry.action, entry.target_id) == (boss.username, "group_changed", str(role.pk))
     assert (entry.before, entry.after) == ({"permissions": []}, {"permissions": ["view_auditentry"]})
+
+
+def told() -> list[tuple[str, str, str, dict[str, object], dict[str, object]]]:
+    rows = AuditEntry.objects.order_by("id")
+    return list(rows.values_list("actor", "action", "target_id", "before", "after"))
+
+
+def test_making_the_roles_is_told_and_so_is_what_is_put_right() -> None:
+    viewer = Group.objects.get(name="viewer")
+    viewer.permissions.add(Permission.objects.get(codename="add_tier"))
+    Group.objects.get(name="service_account").delete()
+    call_command("sync_roles")
+    kept = sorted(viewer.permissions.values_list("codename", flat=True))
+    made = Group.objects.get(name="service_account")
+    assert told() == [
+        ("sync_roles", "group_changed", str(viewer.pk), {"permissions": sorted([*kept, "add_tier"])},
+         {"permissions": kept}),
+        ("sync_roles", "group_created", str(made.pk), {}, {"name": "service_account", "permissions": []}),
+    ]  # fmt: skip
+
+
+def test_a_superuser_made_on_the_command_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_SUPERUSER_PASSWORD", "Never Told 1")
+    call_command("createsuperuser", username="root", email="root@example.com", interactive=False, verbosity=0)
+    ((actor, action, target, before, after),) = told()
+    assert (actor, action, target, before) == (
+        "createsuperuser",
+        "user_created",
+        str(User.objects.get().pk),
+        {},
+    )
+    assert (after["username"], after["is_superuser"], after["is_staff"]) == ("root", True, True)
+    assert "password" not in after
+
+
+def test_a_deleted_person_is_told_with_the_roles_that_went_along() -> None:
+    boss, member = operator("super_admin"), make_member()
+    member.user.groups.add(Group.objects.get(name="finance"))
+    client = console(boss)
+    chosen = {"action": "delete_selected", "_selected_action": [member.user.pk], "post": "yes"}
+    assert client.post("/admin/accounts/user/", chosen).status_code == 302
+    assert [(actor, action, target) for actor, action, target, _, _ in told()] == [
+        (boss.username, "membership_deleted", str(member.pk)),
+        (boss.username, "user_deleted", str(member.user_id)),
+    ]
+    assert told()[0][3]["role"] == "owner"
+    assert told()[1][3]["groups"] == ["finance"]
+
+
+def test_a_deleted_role_is_told_with_who_had_it() -> None:
+    boss, person = operator("super_admin"), make_user()
+    finance = Group.objects.get(name="finance")
+    person.groups.add(finance)
+    assert console(boss).post(f"/admin/auth/group/{finance.pk}/delete/", {"post": "yes"}).status_code == 302
+    ((_, action, _, before, _),) = told()
+    assert (action, before["name"], before["people"]) == ("group_deleted", "finance", [person.username])
+
+
+def test_a_password_set_for_somebody_is_told_and_not_what_it_is() -> None:
+    boss, person = operator("super_admin"), make_user(password="Before That 1")
+    url = f"/admin/accounts/user/{person.pk}/password/"
+    fields = {"password1": "After That 2", "password2": "After That 3", "usable_password": "true"}
+    assert console(boss).post(url, fields).status_code == 200
+    assert told() == []
+    assert console(boss).post(url, fields | {"password2": "After That 2"}).status_code == 302
+    assert told() == [(boss.username, "user_password_changed", str(person.pk), {}, {})]

@@ -3,9 +3,10 @@
 from datetime import timedelta
 
 import pytest
-from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
+from rest_framework_simplejwt.tokens import AccessToken
 
 from accounts.models import Membership, User
+from accounts.sign_ins import begin
 from tests.api import anonymous, post_bytes, refusal, signed_in
 from tests.factories import PASSWORD, make_consumer, make_member, make_user
 
@@ -89,14 +90,14 @@ def test_only_json_is_read() -> None:
 
 def test_a_refresh_token_buys_an_access_token() -> None:
     person = make_user()
-    response = anonymous().post(REFRESH, {"refresh": str(RefreshToken.for_user(person))}, format="json")
+    response = anonymous().post(REFRESH, {"refresh": str(begin(user=person))}, format="json")
     assert response.status_code == 200
     assert AccessToken(response.json()["access"])["user_id"] == str(person.pk)
 
 
 def test_a_refresh_token_ends_with_the_person() -> None:
     gone, suspended = make_user(), make_user()
-    tokens = [str(RefreshToken.for_user(person)) for person in (gone, suspended)]
+    tokens = [str(begin(user=person)) for person in (gone, suspended)]
     gone.delete()
     User.objects.filter(pk=suspended.pk).update(is_active=False)
     for token in [*tokens, "no token", str(AccessToken.for_user(suspended))]:

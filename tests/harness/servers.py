@@ -61,6 +61,7 @@ class TestRun:
             "KEY_PEPPERS": json.dumps({"1": secrets.token_hex(32)}),
             "CREDENTIAL_KEYS": Fernet.generate_key().decode(),
             "SPOOL_DIR": str(self.folder / "spool"),
+            "AUDIT_ANCHOR_FILE": str(self.folder / "audit-anchors"),
             "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
             "DJANGO_SETTINGS_MODULE": "config.settings",
         }

@@ -1,0 +1,57 @@
+"""Signing in over the REST API: one refresh token at a time is good, and a used one ends the sign-in it belongs to."""
+
+import logging
+import uuid
+
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework_simplejwt.tokens import RefreshToken, Token
+
+from accounts.models import SignIn, User
+from common import clock
+
+log = logging.getLogger(__name__)
+#: The claim that says to which sign-in a token belongs; access tokens have it too.
+CLAIM = "sign_in"
+
+
+def begin(*, user: User) -> RefreshToken:
+    """The first refresh token of a new sign-in."""
+    sign_in = SignIn(id=uuid.uuid4(), user=user)
+    token = _token(user, sign_in.id)
+    sign_in.refresh_id = token["jti"]
+    sign_in.save(force_insert=True)
+    return token
+
+
+def renew(*, user: User, presented: RefreshToken) -> RefreshToken:
+    """The next refresh token for the current one. Not to be called in a transaction, which a refusal would undo.
+
+    Of several at once with the same token one gets the next, and the others end the sign-in, as a thief's would.
+    Raises ``AuthenticationFailed``.
+    """
+    sign_in = SignIn.objects.filter(id=presented.get(CLAIM), user=user, ended_at=None)
+    renewed = _token(user, presented.get(CLAIM))
+    changes = {"refresh_id": renewed["jti"], "renewed_at": clock.now()}
+    if sign_in.filter(refresh_id=presented["jti"]).update(**changes):
+        return renewed
+    if sign_in.update(ended_at=clock.now()):
+        log.warning(
+            "a used refresh token came again: sign-in %s of user %s is ended", presented.get(CLAIM), user.pk
+        )
+    raise AuthenticationFailed
+
+
+def has_ended(token: Token) -> bool:
+    """Whether the sign-in that a token belongs to was ended or is gone."""
+    return not SignIn.objects.filter(id=token.get(CLAIM), ended_at=None).exists()
+
+
+def forget_expired() -> int:
+    """Delete sign-ins whose last refresh token has expired. Returns how many."""
+    return SignIn.objects.filter(renewed_at__lt=clock.now() - RefreshToken.lifetime).delete()[0]
+
+
+def _token(user: User, sign_in: object) -> RefreshToken:
+    token = RefreshToken.for_user(user)
+    token[CLAIM] = str(sign_in)
+    return token

@@ -1,0 +1,154 @@
+"""Five failures for one name from one address lock that pair for a quarter of an hour."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from axes.models import AccessAttempt
+from django.contrib.auth import password_validation
+from django.core.exceptions import ValidationError
+from django.db import connection
+from django.test import Client
+
+from accounts.attempts import one_attempt
+from accounts.errors import SignInLocked
+from tests.api import anonymous
+from tests.committed import audit_trail_may_be_emptied, committed
+from tests.factories import PASSWORD, make_user
+
+__all__ = ["audit_trail_may_be_emptied", "committed"]
+
+pytestmark = pytest.mark.django_db
+
+LOGIN = "/admin/login/"
+
+
+def over_api(password: str, username: str = "ada", **more: str) -> Any:
+    asked = {"username": username, "password": password}
+    return anonymous().post("/api/v1/token", asked, format="json", **more)  # type: ignore[arg-type]
+
+
+def in_console(password: str, username: str = "ada", **more: str) -> int:
+    return Client().post(LOGIN, {"username": username, "password": password}, **more).status_code  # type: ignore[arg-type]
+
+
+def an_operator() -> None:
+    make_user("ada", password=PASSWORD, is_staff=True, is_superuser=True)
+
+
+@pytest.mark.urls("config.urls")
+def test_the_token_endpoint_locks_after_five_failures() -> None:
+    an_operator()
+    assert [over_api("wrong").status_code for _ in range(4)] == [401] * 4
+    locked = over_api("wrong")
+    assert (locked.status_code, locked.json()["code"], locked["Retry-After"]) == (
+        429,
+        "sign_in_locked",
+        "900",
+    )
+    assert over_api(PASSWORD).status_code == 429
+
+
+@pytest.mark.urls("config.urls")
+def test_another_address_and_another_name_are_not_locked() -> None:
+    an_operator()
+    make_user("bob", password=PASSWORD)
+    for number in range(6):
+        over_api("wrong", HTTP_USER_AGENT=f"agent {number}")
+    assert over_api(PASSWORD).status_code == 429
+    assert over_api(PASSWORD, HTTP_X_FORWARDED_FOR="192.0.2.1").status_code == 429
+    assert over_api(PASSWORD, REMOTE_ADDR="192.0.2.1").status_code == 200
+    assert over_api(PASSWORD, "bob").status_code == 200
+
+
+@pytest.mark.urls("config.urls")
+def test_a_success_ends_the_count_and_a_quarter_of_an_hour_the_lock() -> None:
+    an_operator()
+    for _ in range(4):
+        over_api("wrong")
+    assert over_api(PASSWORD).status_code == 200
+    for _ in range(4):
+        over_api("wrong")
+    assert over_api("wrong").status_code == 429
+    AccessAttempt.objects.update(
+        attempt_time=AccessAttempt.objects.get().attempt_time - timedelta(minutes=14)
+    )
+    assert over_api(PASSWORD).status_code == 429
+    AccessAttempt.objects.update(attempt_time=AccessAttempt.objects.get().attempt_time - timedelta(minutes=2))
+    assert over_api(PASSWORD).status_code == 200
+
+
+def test_the_console_locks_too_and_keeps_no_password() -> None:
+    an_operator()
+    assert [in_console("Wrong Guess 1") for _ in range(4)] == [200] * 4
+    assert in_console("Wrong Guess 1") == 429
+    assert in_console(PASSWORD) == 429
+    assert in_console(PASSWORD, REMOTE_ADDR="192.0.2.1") == 302
+    kept = AccessAttempt.objects.values_list("post_data", "get_data", "username")
+    assert "Wrong Guess 1" not in str(list(kept))
+
+
+@pytest.mark.urls("config.urls")
+def test_guesses_made_at_once_are_no_more_than_five(committed: None) -> None:
+    """What is turned away unchecked is no guess."""
+    an_operator()
+    together = threading.Barrier(12)
+    answers: list[Any] = []
+
+    def guess() -> None:
+        together.wait(10)
+        try:
+            answers.extend(over_api("wrong") for _ in range(2))
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=guess) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 24
+    assert AccessAttempt.objects.get().failures_since_start <= 5
+    assert sum(answer.status_code == 401 for answer in answers) <= 4
+
+
+def test_a_second_attempt_meanwhile_is_turned_away(committed: None) -> None:
+    refused: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            with one_attempt(username="ada", address="192.0.2.1"):
+                pass
+        except SignInLocked as error:
+            refused.append(error)
+        finally:
+            connection.close()
+
+    with one_attempt(username="ada", address="192.0.2.1"):
+        other = threading.Thread(target=attempt)
+        other.start()
+        other.join(10)
+    assert len(refused) == 1
+    attempt()
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "Short Pass1",
+        "all small letters 1",
+        "ALL CAPITALS 1234",
+        "No Digits At All",
+        "Password1234",
+        "123456789012",
+    ],
+)
+def test_weak_passwords_are_refused(password: str) -> None:
+    with pytest.raises(ValidationError):
+        password_validation.validate_password(password)
+
+
+def test_a_strong_password_is_taken() -> None:
+    password_validation.validate_password("Quite a Mouthful 42")
