@@ -150,7 +150,7 @@ class Anthropic:
         )
 
     def chunk(self, call: Call, request: Any, chunk: Chunk) -> bytes:
-        return chunk.raw
+        return bytes(chunk.raw)
 
     def last(self, call: Call, terms: Terms, request: Any, reply: Reply, cost: Decimal) -> bytes:
         told = {"amount": number(cost), "currency": terms.price.price.currency}
