@@ -11,6 +11,8 @@ from typing import Any
 
 import dj_database_url
 
+from common.networks import parse_network
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
@@ -177,6 +179,8 @@ UPSTREAM_MAX_CONNECTIONS = int(env("UPSTREAM_MAX_CONNECTIONS", "2000"))
 UPSTREAM_ALLOWED_NETWORKS = [n for n in env("UPSTREAM_ALLOWED_NETWORKS").split(",") if n]
 #: Who may read ``/metrics`` (CIDR, comma-separated).
 METRICS_NETWORKS = env("METRICS_NETWORKS", "127.0.0.0/8,::1/128").split(",")
+#: Proxies in front (CIDR, comma-separated): from them, and from nobody else, X-Forwarded-For is believed.
+TRUSTED_PROXIES = [parse_network(n) for n in env("TRUSTED_PROXIES").split(",") if n]
 #: Bytes of a request body that are read at most.
 MAX_BODY_BYTES = int(env("MAX_BODY_BYTES", str(1024 * 1024)))
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES

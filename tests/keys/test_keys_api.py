@@ -66,10 +66,18 @@ def test_a_key_is_told_once_and_kept_as_a_hash(owner: User, entitled: Entitlemen
         "last4": answer["key"][-4:],
         "service_id": str(entitled.service_id),
         "tier": "premium",
+        "environment": "live",
+        "scopes": ["consume", "usage:read", "quota:read"],
+        "allowed_networks": None,
+        "limits": {"requests_per_second": None, "tokens_per_month": None, "budget": None},
         "status": "active",
         "created_at": key.created_at.isoformat().replace("+00:00", "Z"),
         "expires_at": key.expires_at.isoformat().replace("+00:00", "Z") if key.expires_at else None,
         "revoked_at": None,
+        "last_used_at": None,
+        "lineage_id": str(key.lineage),
+        "generation": 0,
+        "metadata": {},
     }
     expires_at = datetime.fromisoformat(answer["expires_at"])
     assert timedelta(0) <= expires_at - before - timedelta(days=365) < timedelta(seconds=30)
@@ -92,6 +100,16 @@ def test_the_audit_trail_tells_of_a_new_key_and_not_of_its_secret(owner: User, e
         "consumer_id": str(entitled.consumer_id),
         "service_id": str(entitled.service_id),
         "tier": "basic",
+        "environment": "live",
+        "scopes": ["consume", "usage:read", "quota:read"],
+        "allowed_networks": None,
+        "requests_per_second": None,
+        "tokens_per_month": None,
+        "budget_amount": None,
+        "budget_currency": "",
+        "budget_period": "",
+        "lineage": str(ApiKey.objects.get().lineage),
+        "generation": 0,
         "expires_at": None,
     }
 
@@ -158,7 +176,17 @@ def test_what_cannot_be_stored_is_malformed(owner: User, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["id", "consumer_id", "key_hash", "public_id", "revoked_at", "metadata", "expire_in_days"]
+    "field",
+    [
+        "id",
+        "consumer_id",
+        "key_hash",
+        "public_id",
+        "revoked_at",
+        "lineage_id",
+        "generation",
+        "expire_in_days",
+    ],
 )
 def test_what_is_not_asked_for_is_refused_and_not_passed_over(
     owner: User, entitled: Entitlement, field: str
