@@ -14,6 +14,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import Problem, TooLarge
+from common.networks import client_address
 from consumption import metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
@@ -253,7 +254,7 @@ class PaidExchange:
         if self._dialect is MARKETPLACE:
             service_id = self._path[len(_CONSUME) :].rstrip(b"/").decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Call(self._dialect, self._key(), self._address, service_id, body)
+        return Call(self._dialect, self._key(), self._client(), service_id, body)
 
     def _key(self) -> str | None:
         x_api_key = None
@@ -263,6 +264,13 @@ class PaidExchange:
             if name == b"x-api-key":
                 x_api_key = value.decode("latin-1")
         return key_of(self._dialect, None, x_api_key)
+
+    def _client(self) -> str:
+        """The client's address, as the trusted hop saw it."""
+        if not settings.TRUSTED_PROXIES:
+            return self._address
+        hops = [value.decode("latin-1") for name, value in self._headers if name == b"x-forwarded-for"]
+        return client_address(self._address, ",".join(hops))
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

@@ -31,3 +31,9 @@ class KeyReplaced(Problem):
         409,
         "The API key was rotated already: rotate the one that replaced it",
     )
+
+
+class TooManyFailures(Problem):
+    """Secrets were guessed too often, from this address or for this id, whether or not there is such a key."""
+
+    code, status, title = "too_many_failures", 429, "Too many API keys were not valid"

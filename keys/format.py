@@ -70,7 +70,12 @@ def parse(text: str) -> ParsedKey | None:
     pepper = settings.KEY_PEPPERS.get(_BASE62.find(tag[0]))
     if pepper is None or not hmac.compare_digest(_mac(pepper, body), tag[1:]):
         return None
-    return ParsedKey(text[3:7], body[8 : 8 + _ID], body[-_SECRET:])
+    return ParsedKey(text[3:7], public_id_of(text), body[-_SECRET:])
+
+
+def public_id_of(text: str) -> str:
+    """The id in the text of a key that was parsed before."""
+    return text[8 : 8 + _ID]
 
 
 def _mac(pepper: bytes, body: str) -> str:
