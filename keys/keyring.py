@@ -53,7 +53,10 @@ class Keyring:
         digest = self._proofs.digest(text)
         key_hash = self._proofs.proven(digest)
         stored: StoredKey | None = None
-        if key_hash is not None:
+        if key_hash is None:
+            if key_format.parse(text) is None:
+                raise InvalidKey()  # here and now: a forgery costs no task
+        else:
             public_id = key_format.public_id_of(text)
             stored = self._states.held.get(public_id) or await self._states.get(public_id)
         if stored is None or stored.key_hash != key_hash:
@@ -79,7 +82,7 @@ class Keyring:
         proving = self._proving.get(digest)
         if proving is None:
             parsed = key_format.parse(text)
-            if parsed is None:
+            if parsed is None:  # a pepper was taken back
                 raise InvalidKey()
             self._proofs.refuse_known(digest)
             proving = asyncio.get_running_loop().create_task(self._prove(digest, text, parsed, address))

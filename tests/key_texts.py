@@ -9,5 +9,5 @@ def text_of(public_id: str, secret: str | None = None) -> str:
     """A text whose checksum and tag are right, for any id; its secret is random where none is given."""
     body = f"mk_live_{public_id}_{secret or key_format.mint().secret}"
     version = max(settings.KEY_PEPPERS)
-    tag = key_format._BASE62[version] + key_format._mac(settings.KEY_PEPPERS[version], body)
-    return body + tag + key_format._checksum(body + tag)
+    tag = key_format._BASE62[version] + key_format._mac(settings.KEY_PEPPERS[version], body.encode())
+    return body + tag + key_format._checksum((body + tag).encode())
