@@ -87,22 +87,23 @@ class Gateway:
             grant.require(Scope.CONSUME)
         except Problem as error:
             return refusal(call, error)
-        names = self.snapshot.names
+        names = self.snapshot.names_for(grant.testing)
         reached = {
             name: offer
             for name, offer in sorted(names.items())
             if offer.served
             and grant.reaches(offer.id)
+            and offer.testing == grant.testing
             and ("@" not in name or names[offer.name] is not offer)
         }
         return listed(reached.items())
 
     def resolve(self, call: Call, grant: Grant, request: PaidRequest) -> Terms:
         """The offer, the price that holds at the call's id, and the limits of the tier in force."""
-        offer = self.snapshot.find(request.service)
+        offer = self.snapshot.find(request.service, testing=grant.testing)
         if offer is None or not offer.listed:
             raise ServiceNotFound()
-        if not grant.reaches(offer.id):
+        if not grant.reaches(offer.id) or offer.testing != grant.testing:
             raise AccessDenied()
         if not offer.served:
             raise ServiceSuspended()

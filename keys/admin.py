@@ -23,7 +23,7 @@ from audit.trail import address_of
 from catalog.entitlements import lock_entitled_tier
 from common import clock
 from common.errors import Problem
-from keys.issuing import CHANGEABLE, change_key, issue_key, revoke_key, rotate_key
+from keys.issuing import CHANGEABLE, change_key, check_environment, issue_key, revoke_key, rotate_key
 from keys.models import ApiKey, Scope
 
 #: What operators may say of a key when they issue it, and change later.
@@ -77,8 +77,9 @@ class IssueForm(OptionsForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        if "consumer" in cleaned and "service" in cleaned and "tier" in cleaned:
+        if {"consumer", "service", "tier", "environment"} <= set(cleaned):
             try:
+                check_environment(service=cleaned["service"], environment=cleaned["environment"])
                 with transaction.atomic():
                     lock_entitled_tier(
                         consumer=cleaned["consumer"], service=cleaned["service"], tier=cleaned["tier"]

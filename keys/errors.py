@@ -21,6 +21,13 @@ class KeyUnknown(NotFound):
     code, title = "key_not_found", "No such API key"
 
 
+class OtherEnvironment(Forbidden):
+    code, title = (
+        "other_environment",
+        "Test keys are for services marked for testing, live keys for the others",
+    )
+
+
 class KeyNotUsable(Problem):
     code, status, title = "api_key_not_usable", 409, "The API key is revoked or expired"
 

@@ -15,7 +15,7 @@ from audit.changes import as_json, differences
 from catalog.entitlements import lock_entitled_tier
 from catalog.models import Service, Tier
 from common import clock
-from keys.errors import KeyNotUsable, KeyReplaced
+from keys.errors import KeyNotUsable, KeyReplaced, OtherEnvironment
 from keys.format import Environment, NewKey, mint
 from keys.hashing import hash_secret
 from keys.models import ApiKey, Scope
@@ -56,8 +56,9 @@ def issue_key(
     """A new key and its text, known here and never again. ``service`` None: all it is entitled to.
 
     ``options``: columns of ``CHANGEABLE``; a key that is given no scopes has all of them. Raises ``NotEntitled`` or
-    ``TierTooHigh`` (see ``lock_entitled_tier``).
+    ``TierTooHigh`` (see ``lock_entitled_tier``), and ``OtherEnvironment`` for a service that it could never reach.
     """
+    check_environment(service=service, environment=environment)
     new = mint(environment)
     key = _key_of(
         new,
@@ -73,6 +74,12 @@ def issue_key(
         key.save(force_insert=True)
         _tell("created", key, actor, address, after=_told(key))
     return key, new.text
+
+
+def check_environment(*, service: Service | None, environment: str) -> None:
+    """Raises ``OtherEnvironment`` where a key for one service could never reach it."""
+    if service is not None and service.testing != (environment == ApiKey.Environment.TEST):
+        raise OtherEnvironment
 
 
 def rotate_key(

@@ -29,6 +29,6 @@ def write() -> int:
         return 0
     with connection.cursor() as cursor:
         cursor.execute(_WRITE, [[str(id_) for id_ in used], SECONDS - 1])
-        written = cursor.rowcount
+        written: int = cursor.rowcount
     _noted.difference_update(used)
     return written

@@ -111,7 +111,7 @@ def test_outside_its_networks_a_key_looks_like_a_bad_one(settings: Any) -> None:
     _, text = make_key(allowed_networks=["192.0.2.0/24", "2001:db8::/32"])
     client = with_key(text)
 
-    def status(**meta: str) -> int:
+    def status(**meta: Any) -> int:
         answer = client.get(SERVICES, **meta)
         if answer.status_code != 200:
             assert refusal(answer) == (403, "invalid_api_key")
@@ -134,8 +134,13 @@ def test_guessing_at_one_id_is_stopped_before_argon2_and_locks_no_known_key_out(
 ) -> None:
     key, text = make_key()
     assert with_key(text).get(SERVICES).status_code == 200
-    asked = []
-    monkeypatch.setattr(proofs, "verify_secret", lambda *a: bool(asked.append(a)))
+    asked: list[str] = []
+
+    def wrong(key_hash: str, secret: str) -> bool:
+        asked.append(secret)
+        return False
+
+    monkeypatch.setattr(proofs, "verify_secret", wrong)
     codes = [
         refusal(with_key(text_of(key.public_id)).get(SERVICES, REMOTE_ADDR=f"198.51.100.{number}"))
         for number in range(25)

@@ -271,7 +271,7 @@ class Store:
     """A real Valkey, and what was asked of it."""
 
     def __init__(self) -> None:
-        self.client = redis.asyncio.Redis.from_url(settings.REDIS_URL)
+        self.client: Any = redis.asyncio.Redis.from_url(settings.REDIS_URL)
         self.rings: list[Keyring] = []
 
     async def __call__(self, command: tuple[Any, ...]) -> Any:
