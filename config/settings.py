@@ -76,6 +76,7 @@ INSTALLED_APPS = [
 
 _SHARED_MIDDLEWARE = [
     "config.middleware.request_id",
+    "config.middleware.no_key_in_url",
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.StaticFiles",
     "django.middleware.common.CommonMiddleware",

@@ -10,7 +10,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+from urllib.parse import unquote
 
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import Problem, TooLarge
@@ -21,6 +23,7 @@ from consumption.call import Call
 from consumption.dialects.base import Answer, Dialect
 from consumption.relay import Stream
 from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of, key_of
+from keys.in_urls import holds_key
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,14 @@ LAST_REQUEST_SECONDS = 0.5
 
 _PATHS: dict[bytes, Dialect] = {path.encode(): dialect for path, dialect in DIALECTS.items()}
 _CONSUME = CONSUME.encode()
+
+
+def _holds_key(url: bytes) -> bool:
+    """Whether the application has to say that a key is no part of a URL. Most calls are done with at the first line."""
+    if b"?" not in url and b"mk_" not in url and b"%" not in url:
+        return False
+    path, _, query = url.decode("latin-1").partition("?")
+    return holds_key(unquote(path), query)
 
 
 class MethodNotAllowed(Problem):
@@ -111,7 +122,7 @@ class LaneProtocol(HttpToolsProtocol):
         path = self.url.partition(b"?")[0]
         dialect = _PATHS.get(path) or (MARKETPLACE if path.startswith(_CONSUME) else None)
         running = runtime.current()
-        if dialect is None or running is None or not running.lane:
+        if dialect is None or running is None or not running.lane or _holds_key(self.url):
             self._leave_to_the_application()
             return
         before = self.cycle

@@ -71,3 +71,22 @@ def test_behind_a_trusted_proxy_the_client_is_who_it_says(
     assert call("198.51.100.1, 192.0.2.9") == 200
     assert call("192.0.2.9, 198.51.100.1") == 403
     assert call(None) == 403
+
+
+def test_a_key_in_the_url_of_a_paid_call_is_refused(gateway: GatewayProcess, stack: Stack) -> None:
+    service = factories.make_service(endpoint=stack.upstream_url)
+    _, text = factories.make_key(service=service)
+    before = len(stack.logged_calls())
+    for path in (f"/api/v1/consume/{service.id}?key={text}", f"/api/v1/consume/{text}"):
+        answer = requests.post(
+            gateway.url + path, json=PROMPT, headers={"Authorization": f"Bearer {text}"}, timeout=10
+        )
+        assert outcome(answer) == (400, "key_in_url")
+    answer = requests.post(
+        f"{gateway.url}/v1/chat/completions?api_key={text}", json={"model": service.name}, timeout=10
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "key_in_url")
+    redirect = requests.get(f"{gateway.url}/admin/?key={text}", timeout=10, allow_redirects=False)
+    assert outcome(redirect) == (400, "key_in_url")
+    assert len(stack.logged_calls()) == before
+    assert text not in (stack.folder / f"gateway-{gateway.port}.log").read_text()
