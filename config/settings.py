@@ -142,6 +142,7 @@ CELERY_BEAT_SCHEDULE = {
     "reap-leases": {"task": "quotas.tasks.reap_leases", "schedule": timedelta(seconds=10)},
     "sync-quotas": {"task": "quotas.tasks.sync_quotas", "schedule": timedelta(minutes=5)},
     "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
+    "send-key-notices": {"task": "keys.tasks.send_notices", "schedule": timedelta(minutes=1)},
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
 }
 
@@ -169,6 +170,20 @@ KEY_PEPPERS: dict[int, bytes] = {
 CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KEY).split(",") if k.strip()]
 #: Whether failures of keys are counted by address and id (``keys.failures``). Off only to measure what one costs.
 KEY_FAILURE_BUCKETS = env("KEY_FAILURE_BUCKETS", "on") == "on"
+#: Who may report keys that were found in public: ``{"identifier": "PEM of an ECDSA P-256 public key"}``, and where
+#: further ones are listed (``{"public_keys": [{"key_identifier": …, "key": …}]}``; empty: nowhere).
+SECRET_SCANNING_KEYS: dict[str, str] = json.loads(env("SECRET_SCANNING_KEYS", "{}"))
+SECRET_SCANNING_KEYS_URL = env("SECRET_SCANNING_KEYS_URL")
+
+#: Letters to the owners of keys. Without a server they are written to the worker's log.
+EMAIL_HOST = env("EMAIL_HOST")
+EMAIL_PORT = int(env("EMAIL_PORT", "587"))
+EMAIL_HOST_USER = env("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env("EMAIL_USE_TLS", "on") == "on"
+EMAIL_TIMEOUT = 10
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if EMAIL_HOST else 'console'}.EmailBackend"
+DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", "marketplace@localhost")
 
 #: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))

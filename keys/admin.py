@@ -18,13 +18,13 @@ from django.utils.html import format_html_join
 from django.utils.safestring import mark_safe
 from django.views.decorators.http import require_POST
 
-from audit.audited_admin import AuditedAdmin, actor_of
+from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
 from audit.trail import address_of
 from catalog.entitlements import lock_entitled_tier
 from common import clock
 from common.errors import Problem
 from keys.issuing import CHANGEABLE, change_key, check_environment, issue_key, revoke_key, rotate_key
-from keys.models import ApiKey, Scope
+from keys.models import ApiKey, KeyNotice, Scope
 
 #: What operators may say of a key when they issue it, and change later.
 OPTIONS = tuple(name for name in CHANGEABLE if name != "metadata")
@@ -262,3 +262,11 @@ class ApiKeyAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
         """Usage names it for ever: it is revoked instead."""
         return False
+
+
+@admin.register(KeyNotice)
+class KeyNoticeAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "api_key", "kind", "sent_at")
+    list_filter = ("kind", "sent_at")
+    list_select_related = ("api_key",)
+    fields = readonly_fields = ("api_key", "kind", "found_at", "created_at", "attempted_at", "sent_at")

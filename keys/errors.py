@@ -44,3 +44,9 @@ class TooManyFailures(Problem):
     """Secrets were guessed too often, from this address or for this id, whether or not there is such a key."""
 
     code, status, title = "too_many_failures", 429, "Too many API keys were not valid"
+
+
+class ReportNotSigned(Forbidden):
+    """No signature, one that does not fit, or a key that is not known: all look alike."""
+
+    code, title = "report_not_signed", "The report has no signature that is known here"

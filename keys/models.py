@@ -156,3 +156,31 @@ class ApiKey(models.Model):
             "currency": self.budget_currency,
             "period": self.budget_period,
         }
+
+
+class KeyNotice(models.Model):
+    """A letter to the owners of a key: written down with what it tells of, sent afterwards, once."""
+
+    class Kind(models.TextChoices):
+        EXPIRES_IN_14_DAYS = "expires_in_14_days"
+        EXPIRES_IN_3_DAYS = "expires_in_3_days"
+        LEAKED = "leaked"
+
+    api_key = models.ForeignKey(ApiKey, on_delete=models.CASCADE, related_name="notices")
+    kind = models.CharField(max_length=20, choices=Kind)
+    found_at = models.CharField(max_length=500, blank=True, help_text="Where a leaked key was found.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    attempted_at = models.DateTimeField(null=True, blank=True)
+    sent_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        db_table = "api_key_notices"
+        constraints = (models.UniqueConstraint(fields=("api_key", "kind"), name="one_notice_of_a_kind"),)
+        indexes = (
+            models.Index(
+                fields=("created_at",), condition=models.Q(sent_at=None), name="idx_key_notices_unsent"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.api_key}"

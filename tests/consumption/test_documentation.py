@@ -34,6 +34,7 @@ def test_every_call_of_the_contract_is_described(document: Any) -> None:
         ("/api/v1/keys/{key_id}", "patch"),
         ("/api/v1/keys/{key_id}/rotate", "post"),
         ("/api/v1/quota/{service_id}", "get"),
+        ("/api/v1/secret-scanning", "post"),
         ("/api/v1/services", "get"),
         ("/api/v1/services/{service_id}", "get"),
         ("/api/v1/token", "post"),
