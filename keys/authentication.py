@@ -12,6 +12,7 @@ from audit.trail import address_of
 from keys import format as key_format
 from keys import grants, last_used, proofs
 from keys.errors import InvalidKey
+from keys.format import ParsedKey
 from keys.grants import Grant, StoredKey
 
 
@@ -61,19 +62,25 @@ def _proven(text: str, address: str) -> StoredKey:
         raise InvalidKey
     known = proofs.of_process()
     digest = known.digest(text)
-    proven_for = known.proven(digest)
-    if proven_for is None:
-        known.refuse_known(digest)
-        known.refuse_guessing(parsed, address)
+    key_hash = known.proven(digest)
+    if key_hash is None:
+        key_hash = _prove(known, digest, parsed, address)
     stored = grants.load(parsed.public_id)
-    if stored is not None and stored.key_hash == proven_for:
-        return stored
+    if stored is None or stored.key_hash != key_hash:
+        raise InvalidKey
+    return stored
+
+
+def _prove(known: proofs.Proofs, digest: bytes, parsed: ParsedKey, address: str) -> str:
+    """The hash that the secret was proven against."""
+    known.refuse_known(digest)
+    known.refuse_guessing(parsed, address)
+    key_hash = grants.hash_of(parsed.public_id)
     # An unknown id costs what a wrong secret costs.
-    key_hash = known.decoy_hash if stored is None else stored.key_hash
-    if not known.start(parsed.secret, key_hash).result() or stored is None:
+    if not known.start(parsed.secret, key_hash or known.decoy_hash).result() or key_hash is None:
         raise known.refuse(digest, parsed, address)
     known.remember(digest, key_hash)
-    return stored
+    return key_hash
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -92,6 +92,11 @@ class StoredKey:
     key_hash: str
 
 
+def hash_of(public_id: str) -> str | None:
+    """The hash to prove a secret against. Alone, so that before the proof an id costs the same whether it exists."""
+    return ApiKey.objects.filter(public_id=public_id).values_list("key_hash", flat=True).first()
+
+
 def load(public_id: str) -> StoredKey | None:
     """Read a key's state. None where there is no such key. Two queries; never called on the hot path."""
     key = ApiKey.objects.select_related("consumer", "tier").filter(public_id=public_id).first()

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, connections
 
-from common.errors import CredentialsMissing
+from common.errors import CredentialsMissing, Unavailable
 from keys import format as key_format
 from keys import grants, last_used
 from keys.errors import InvalidKey
@@ -20,7 +20,7 @@ from keys.format import ParsedKey
 from keys.grants import Grant, StoredKey
 from keys.proofs import Proofs
 from keys.shared_proofs import SharedProofs, hash_id
-from keys.states import KeyStates
+from keys.states import READ_SECONDS, KeyStates
 
 Result = TypeVar("Result")
 
@@ -73,9 +73,7 @@ class Keyring:
         self._reader.shutdown(wait=False)
 
     async def _read(self, public_id: str) -> StoredKey | None:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._reader, in_database_thread, lambda: grants.load(public_id)
-        )
+        return await self._in_reader(lambda: grants.load(public_id))
 
     async def _prove_once(self, digest: bytes, text: str, address: str) -> StoredKey:
         """However many calls bring the same new key at once, Argon2 runs once."""
@@ -91,21 +89,34 @@ class Keyring:
         return await asyncio.shield(proving)
 
     async def _prove(self, digest: bytes, text: str, parsed: ParsedKey, address: str) -> StoredKey:
-        public_id = parsed.public_id
-        told = await self._shared.hash_id(public_id, text) if self._shared else None
-        if told is None:
-            self._proofs.refuse_guessing(parsed, address)
-        stored = await self._states.get(public_id)
-        if stored is None or told != hash_id(stored.key_hash):
-            # An unknown id costs what a wrong secret costs.
-            key_hash = self._proofs.decoy_hash if stored is None else stored.key_hash
-            proven = await asyncio.wrap_future(self._proofs.start(parsed.secret, key_hash))
-            if not proven or stored is None:
-                raise self._proofs.refuse(digest, parsed, address)
-            if self._shared:
-                await self._shared.tell(public_id, text, key_hash)
-        self._proofs.remember(digest, stored.key_hash)
+        told = await self._shared.hash_id(parsed.public_id, text) if self._shared else None
+        if told is not None:
+            stored = await self._states.get(parsed.public_id)
+            if stored is not None and hash_id(stored.key_hash) == told:
+                self._proofs.remember(digest, stored.key_hash)
+                return stored
+        self._proofs.refuse_guessing(parsed, address)
+        key_hash = await self._hash_of(parsed.public_id)
+        # An unknown id costs what a wrong secret costs.
+        proving = self._proofs.start(parsed.secret, key_hash or self._proofs.decoy_hash)
+        if not await asyncio.wrap_future(proving) or key_hash is None:
+            raise self._proofs.refuse(digest, parsed, address)
+        self._proofs.remember(digest, key_hash)
+        if self._shared:
+            await self._shared.tell(parsed.public_id, text, key_hash)
+        stored = await self._states.get(parsed.public_id)
+        if stored is None or stored.key_hash != key_hash:
+            raise InvalidKey()
         return stored
+
+    async def _hash_of(self, public_id: str) -> str | None:
+        try:
+            return await asyncio.wait_for(self._in_reader(lambda: grants.hash_of(public_id)), READ_SECONDS)
+        except (DatabaseError, TimeoutError) as error:
+            raise Unavailable(retry_after=1) from error
+
+    async def _in_reader(self, read: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, in_database_thread, read)
 
 
 def in_database_thread(read: Callable[[], Result]) -> Result:
