@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import uuid
+from typing import Any
 
 from bench.own_servers import gateways, servers
 
@@ -38,12 +39,12 @@ def until_refused(connection: http.client.HTTPConnection, text: str, times: list
     times.append(time.perf_counter())
 
 
-def trial(connections: list[http.client.HTTPConnection]) -> float:
+def trial(connections: list[http.client.HTTPConnection], consumer: Any) -> float:
     """Seconds from the commit until every gateway refuses."""
     from keys.issuing import revoke_key
     from tests.factories import make_key
 
-    key, text = make_key()
+    key, text = make_key(consumer, every_service=True)
     if not all(accepted(connection, text) for connection in connections):
         raise AssertionError("a good key was refused")
     times: list[float] = []
@@ -65,9 +66,12 @@ def main() -> int:
         import django
 
         django.setup()
+        from tests.factories import make_consumer
+
         with gateways(GATEWAYS, folder) as ports:
             connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=10) for port in ports]
-            seconds = sorted(trial(connections) for _ in range(trials))
+            consumer = make_consumer()
+            seconds = sorted(trial(connections, consumer) for _ in range(trials))
     p50, p99 = statistics.median(seconds), seconds[max(0, int(len(seconds) * 0.99) - 1)]
     sys.stdout.write(
         f"{trials} trials, {GATEWAYS} gateways: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, "
