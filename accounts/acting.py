@@ -15,13 +15,15 @@ class Caller:
     """What ``request.user`` is in the REST API. ``actor`` is how the audit trail names it.
 
     ``service_id``: the one service it is bound to; None: all that its consumer is entitled to. ``tier``: the highest
-    it acts at there; None: the entitlements alone rule.
+    it acts at there; None: the entitlements alone rule. ``testing``: it sees only the services marked for testing, or
+    only the others; None: all of them.
     """
 
     consumer_id: uuid.UUID
     actor: str
     service_id: uuid.UUID | None = None
     tier: str | None = None
+    testing: bool | None = None
 
     is_authenticated: ClassVar[bool] = True
 

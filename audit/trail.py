@@ -5,6 +5,7 @@ from typing import Any
 from django.http import HttpRequest
 
 from audit.models import AuditEntry
+from common.networks import client_address
 
 
 def record(
@@ -31,4 +32,5 @@ def record(
 
 def address_of(request: HttpRequest) -> str | None:
     """The client's address for an entry, or None where the server was not told (a socket file)."""
-    return request.META.get("REMOTE_ADDR") or None
+    peer = request.META.get("REMOTE_ADDR", "")
+    return client_address(peer, request.META.get("HTTP_X_FORWARDED_FOR", "")) or None

@@ -170,14 +170,14 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the s
 class ServiceAdmin(AuditedAdmin):
     form = ServiceForm
     list_display = ("name", "version", "status", "price", "objectives", "region", "clearance")
-    list_filter = ("status", "region", "clearance")
+    list_filter = ("status", "testing", "region", "clearance")
     search_fields = ("name", "endpoint", "id__exact")
     search_help_text = "Name, endpoint, or the whole id."
     readonly_fields = ("id", "created_at")
     autocomplete_fields = ("fallback",)
     inlines = (EndpointInline, PriceVersionInline)
     fieldsets = (
-        (None, {"fields": (("name", "version"), "status")}),
+        (None, {"fields": (("name", "version"), ("status", "testing"))}),
         (
             "Upstream",
             {

@@ -26,6 +26,8 @@ def entitlements_of(caller: Caller, at: dt.datetime | None = None) -> QuerySet[E
     ).select_related("service", "tier")
     if caller.service_id is not None:
         usable = usable.filter(service_id=caller.service_id)
+    if caller.testing is not None:
+        usable = usable.filter(service__testing=caller.testing)
     return usable.annotate(
         name=F("service__name"), version=F("service__version"), price=Subquery(in_force.values("pricing")[:1])
     )
@@ -41,7 +43,11 @@ def entitlement_of(caller: Caller, service_id: uuid.UUID) -> Entitlement:
         .select_related("service", "tier")
         .first()
     )
-    if entitlement is None or caller.service_id not in {None, service_id}:
+    if (
+        entitlement is None
+        or caller.service_id not in {None, service_id}
+        or caller.testing not in {None, entitlement.service.testing}
+    ):
         listed_service(service_id)
         raise NotEntitled
     apply_tier_of(caller, [entitlement])

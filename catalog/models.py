@@ -160,6 +160,11 @@ class Service(models.Model):
         db_default=OnClientGone.CANCEL,
         help_text="What becomes of a stream whose caller went away. What was delivered is charged either way.",
     )
+    testing = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="For trying things out: test keys reach it and nothing else, live keys do not reach it.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ServiceQuerySet.as_manager()
@@ -206,6 +211,10 @@ class Service(models.Model):
             raise ValidationError({"sla": "sla must be an object"})
         if self._falls_back_to_itself():
             raise ValidationError({"fallback": "It would fall back to itself"})
+        if self.fallback is not None and self.fallback.testing != self.testing:
+            raise ValidationError({"fallback": "One of the two is for testing, the other is not"})
+        if self.falls_back.exclude(testing=self.testing).exists():
+            raise ValidationError({"testing": "A service that is not of this kind falls back to it"})
 
     def _falls_back_to_itself(self) -> bool:
         """Along the whole chain. The database holds it for good: ``refuse_fallback_cycle``."""

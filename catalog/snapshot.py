@@ -71,6 +71,7 @@ class Offer:
     least_bytes_per_second: int | None
     on_client_gone: str
     fallback_id: uuid.UUID | None
+    testing: bool
     endpoints: tuple[Endpoint, ...]
     prices: tuple[PricedVersion, ...]
     #: The id as text: a call needs it often.
@@ -108,15 +109,23 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All offers by id and by name, and the limits of all tiers by name."""
+    """All offers by id and by name, and the limits of all tiers by name.
+
+    A name means what the caller's key can reach: ``testing_names`` are those of test keys.
+    """
 
     offers: dict[uuid.UUID, Offer] = field(default_factory=dict)
     tiers: dict[str, Limits] = field(default_factory=dict)
     names: dict[str, Offer] = field(default_factory=dict)
+    testing_names: dict[str, Offer] = field(default_factory=dict)
 
-    def find(self, service: str) -> Offer | None:
+    def names_for(self, testing: bool) -> dict[str, Offer]:
+        """What a test key, or a live one, calls the offers."""
+        return self.testing_names if testing else self.names
+
+    def find(self, service: str, *, testing: bool = False) -> Offer | None:
         """The offer of an id, of ``name@version``, or of ``name``: then its newest served version."""
-        named = self.names.get(service)
+        named = self.names_for(testing).get(service)
         if named is not None:
             return named
         try:
@@ -140,17 +149,20 @@ def load() -> Snapshot:
     }
     return Snapshot(
         offers=offers,
-        names=_by_name(offers.values()),
+        names=_by_name(offers.values(), testing=False),
+        testing_names=_by_name(offers.values(), testing=True),
         tiers={
             tier.name: Limits(tier.requests_per_second, tier.tokens_per_month) for tier in Tier.objects.all()
         },
     )
 
 
-def _by_name(offers: Iterable[Offer]) -> dict[str, Offer]:
-    """Later offers take the plain name over, as long as they are served."""
+def _by_name(offers: Iterable[Offer], *, testing: bool) -> dict[str, Offer]:
+    """Later offers take the plain name over, as long as they are served; those of the other kind never do."""
     names: dict[str, Offer] = {}
-    for offer in offers:
+    for offer in sorted(offers, key=lambda offer: offer.testing == testing):
+        if offer.testing == testing and offer.name in names and names[offer.name].testing != testing:
+            del names[offer.name]
         names[f"{offer.name}@{offer.version}"] = offer
         if offer.served or offer.name not in names:
             names[offer.name] = offer
@@ -207,6 +219,7 @@ def _offer(service: Service, endpoints: tuple[Endpoint, ...], prices: tuple[Pric
         least_bytes_per_second=service.least_bytes_per_second,
         on_client_gone=service.on_client_gone,
         fallback_id=service.fallback_id,
+        testing=service.testing,
         endpoints=endpoints,
         prices=prices,
     )

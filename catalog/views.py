@@ -28,6 +28,7 @@ class ByName(CursorPages):
 
 class ServicesView(ListAPIView[Entitlement]):
     authentication_classes = (MemberAuthentication,)
+    required_scope = "consume"  # of an API key: an app that this one does not know
     renderer_classes = (PlainNumberRenderer,)
     pagination_class = ByName
     serializer_class = OfferSerializer
@@ -53,6 +54,7 @@ class ServicesView(ListAPIView[Entitlement]):
 
 class ServiceView(APIView):
     authentication_classes = (MemberAuthentication,)
+    required_scope = "consume"  # of an API key: an app that this one does not know
     renderer_classes = (PlainNumberRenderer,)
 
     @extend_schema(

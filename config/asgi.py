@@ -19,6 +19,7 @@ from django.conf import settings  # noqa: E402 - Django must be set up before th
 from config import own_secrets  # noqa: E402
 from consumption import metrics, runtime  # noqa: E402
 from consumption.transport import is_paid  # noqa: E402
+from keys.in_urls import holds_key  # noqa: E402
 
 own_secrets.require()
 
@@ -54,7 +55,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     started = time.perf_counter()
-    if scope["path"].startswith("/admin"):
+    # The console's address would carry a key in the URL one hop further.
+    if scope["path"].startswith("/admin") and not holds_key(
+        scope["path"], scope["query_string"].decode("latin-1")
+    ):
         status = await _redirect(_console_url(scope), send)
     else:
         status = await _through_django(scope, receive, send)

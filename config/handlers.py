@@ -8,18 +8,19 @@ from consumption.problems import MEDIA_TYPE
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(Malformed())
+    return problem_response(Malformed())
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return _answer(NotFound())
+    return problem_response(NotFound())
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _answer(Problem())
+    return problem_response(Problem())
 
 
-def _answer(problem: Problem) -> HttpResponse:
+def problem_response(problem: Problem) -> HttpResponse:
+    """A problem document outside of any view."""
     request_id = str(uuid7())
     return JsonResponse(
         problem.document(request_id),

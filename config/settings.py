@@ -11,6 +11,8 @@ from typing import Any
 
 import dj_database_url
 
+from common.networks import parse_network
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
@@ -75,6 +77,7 @@ INSTALLED_APPS = [
 
 _SHARED_MIDDLEWARE = [
     "config.middleware.request_id",
+    "config.middleware.no_key_in_url",
     "django.middleware.security.SecurityMiddleware",
     "config.middleware.StaticFiles",
     "django.middleware.common.CommonMiddleware",
@@ -143,6 +146,7 @@ CELERY_BEAT_SCHEDULE = {
     "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
     "forget-sign-ins": {"task": "accounts.tasks.forget_expired_sign_ins", "schedule": timedelta(days=1)},
     "anchor-audit": {"task": "audit.tasks.anchor_audit", "schedule": timedelta(minutes=1)},
+    "send-key-notices": {"task": "keys.tasks.send_notices", "schedule": timedelta(minutes=1)},
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
 }
 
@@ -181,6 +185,22 @@ KEY_PEPPERS: dict[int, bytes] = {
 #: Keys of what is encrypted at rest (32 bytes each in URL-safe Base64, comma-separated): the first encrypts, all of
 #: them decrypt. To retire one: put a new one first, ``manage.py rotate_credentials``, then leave the old one out.
 CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KEY).split(",") if k.strip()]
+#: Whether failures of keys are counted by address and id (``keys.failures``). Off only to measure what one costs.
+KEY_FAILURE_BUCKETS = env("KEY_FAILURE_BUCKETS", "on") == "on"
+#: Who may report keys that were found in public: ``{"identifier": "PEM of an ECDSA P-256 public key"}``, and where
+#: further ones are listed (``{"public_keys": [{"key_identifier": …, "key": …}]}``; empty: nowhere).
+SECRET_SCANNING_KEYS: dict[str, str] = json.loads(env("SECRET_SCANNING_KEYS", "{}"))
+SECRET_SCANNING_KEYS_URL = env("SECRET_SCANNING_KEYS_URL")
+
+#: Letters to the owners of keys. Without a server they are written to the worker's log.
+EMAIL_HOST = env("EMAIL_HOST")
+EMAIL_PORT = int(env("EMAIL_PORT", "587"))
+EMAIL_HOST_USER = env("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env("EMAIL_USE_TLS", "on") == "on"
+EMAIL_TIMEOUT = 10
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if EMAIL_HOST else 'console'}.EmailBackend"
+DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", "marketplace@localhost")
 
 #: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
@@ -196,6 +216,8 @@ UPSTREAM_MAX_CONNECTIONS = int(env("UPSTREAM_MAX_CONNECTIONS", "2000"))
 UPSTREAM_ALLOWED_NETWORKS = [n for n in env("UPSTREAM_ALLOWED_NETWORKS").split(",") if n]
 #: Who may read ``/metrics`` (CIDR, comma-separated).
 METRICS_NETWORKS = env("METRICS_NETWORKS", "127.0.0.0/8,::1/128").split(",")
+#: Proxies in front (CIDR, comma-separated): from them, and from nobody else, X-Forwarded-For is believed.
+TRUSTED_PROXIES = [parse_network(n) for n in env("TRUSTED_PROXIES").split(",") if n]
 #: Bytes of a request body that are read at most.
 MAX_BODY_BYTES = int(env("MAX_BODY_BYTES", str(1024 * 1024)))
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES

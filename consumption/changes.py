@@ -4,6 +4,7 @@ import asyncio
 import logging
 import select
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -13,8 +14,9 @@ import psycopg2.extensions
 log = logging.getLogger(__name__)
 
 CHANNEL = "marketplace_changes"
-#: Longest silence before the connection is tried: a dead one must not look like a quiet one.
-HEARTBEAT_SECONDS = 1.0
+#: How often the connection is tried: a dead one must not look like a quiet one. Well below the second of silence
+#: after which gateways stop believing what they hold.
+HEARTBEAT_SECONDS = 0.4
 RECONNECT_SECONDS = 0.5
 
 
@@ -22,7 +24,8 @@ class ChangeListener(threading.Thread):
     """A thread with one connection that listens.
 
     ``on_change(table, value)`` runs in the event loop for each change; ``on_resync()`` after every (re)connect,
-    since changes made meanwhile were not heard. psycopg2 blocks, hence the thread.
+    since changes made meanwhile were not heard; ``on_heard(at)`` when all changes before a moment (monotonic seconds)
+    have been handed over. psycopg2 blocks, hence the thread.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class ChangeListener(threading.Thread):
         *,
         on_change: Callable[[str, str], None],
         on_resync: Callable[[], None],
+        on_heard: Callable[[float], None],
     ) -> None:
         super().__init__(name="changes", daemon=True)
         self._database_url = database_url
         self._loop = loop
         self._on_change = on_change
         self._on_resync = on_resync
+        self._on_heard = on_heard
         self._stopping = threading.Event()
         self.connected = False
 
@@ -68,17 +73,29 @@ class ChangeListener(threading.Thread):
         try:
             connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
             cursor = connection.cursor()
-            cursor.execute(f"LISTEN {CHANNEL}")
+            self._try(connection, cursor, f"LISTEN {CHANNEL}")
             self.connected = True
             self._post(self._on_resync)
+            tried_at = time.monotonic()
             while not self._stopping.is_set():
                 if select.select([connection], [], [], HEARTBEAT_SECONDS)[0]:
                     connection.poll()
-                else:
-                    cursor.execute("SELECT 1")
-                self._hand_over(connection)
+                    self._hand_over(connection)
+                # By the clock, not by silence: who hears much must know just as well that nothing is missing.
+                if time.monotonic() - tried_at >= HEARTBEAT_SECONDS:
+                    tried_at = self._try(connection, cursor, "SELECT 1")
         finally:
             connection.close()
+
+    def _try(
+        self, connection: psycopg2.extensions.connection, cursor: psycopg2.extensions.cursor, statement: str
+    ) -> float:
+        """Run a statement: its answer comes after all that was to be heard before it. Returns when it was sent."""
+        sent_at = time.monotonic()
+        cursor.execute(statement)
+        self._hand_over(connection)
+        self._post(partial(self._on_heard, sent_at))
+        return sent_at
 
     def _hand_over(self, connection: psycopg2.extensions.connection) -> None:
         notices, connection.notifies[:] = list(connection.notifies), []

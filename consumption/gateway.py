@@ -21,6 +21,7 @@ from consumption.settlement import Settlement
 from consumption.upstream import Upstream
 from keys.grants import Grant
 from keys.keyring import Keyring
+from keys.models import Scope
 from metering import journal
 from policy.engine import Decision, PolicyEngine, Question, classification_of
 from quotas.admission import Admission, Ask, Lease
@@ -54,7 +55,8 @@ class Gateway:
 
     async def consume(self, call: Call) -> Answer | Stream:
         """Serve one call. Raises a ``Problem`` for every refusal and failure; a refusal consumes nothing."""
-        grant = await self.keyring.authenticate(call.key)
+        grant = await self.keyring.authenticate(call.key, call.address)
+        grant.require(Scope.CONSUME)
         call.lap(AUTHENTICATE)
         request = call.dialect.parse(call, most_bytes=self.most_body_bytes)
         terms = self.resolve(call, grant, request)
@@ -81,25 +83,27 @@ class Gateway:
     async def models(self, call: Call, listed: Callable[[Iterable[tuple[str, Offer]]], Answer]) -> Answer:
         """What the key may give as ``model``, told by ``listed``: each service it reaches, by its shortest name."""
         try:
-            grant = await self.keyring.authenticate(call.key)
+            grant = await self.keyring.authenticate(call.key, call.address)
+            grant.require(Scope.CONSUME)
         except Problem as error:
             return refusal(call, error)
-        names = self.snapshot.names
+        names = self.snapshot.names_for(grant.testing)
         reached = {
             name: offer
             for name, offer in sorted(names.items())
             if offer.served
             and grant.reaches(offer.id)
+            and offer.testing == grant.testing
             and ("@" not in name or names[offer.name] is not offer)
         }
         return listed(reached.items())
 
     def resolve(self, call: Call, grant: Grant, request: PaidRequest) -> Terms:
         """The offer, the price that holds at the call's id, and the limits of the tier in force."""
-        offer = self.snapshot.find(request.service)
+        offer = self.snapshot.find(request.service, testing=grant.testing)
         if offer is None or not offer.listed:
             raise ServiceNotFound()
-        if not grant.reaches(offer.id):
+        if not grant.reaches(offer.id) or offer.testing != grant.testing:
             raise AccessDenied()
         if not offer.served:
             raise ServiceSuspended()

@@ -10,16 +10,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
+from urllib.parse import unquote
 
+from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import Problem, TooLarge
+from common.networks import client_address
 from consumption import metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects.base import Answer, Dialect
 from consumption.relay import CLIENT_GONE, Stream
 from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of, key_of
+from keys.in_urls import holds_key
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,14 @@ LAST_REQUEST_SECONDS = 0.5
 
 _PATHS: dict[bytes, Dialect] = {path.encode(): dialect for path, dialect in DIALECTS.items()}
 _CONSUME = CONSUME.encode()
+
+
+def _holds_key(url: bytes) -> bool:
+    """Whether the application has to say that a key is no part of a URL. Most calls are done with at the first line."""
+    if b"?" not in url and b"mk_" not in url and b"%" not in url:
+        return False
+    path, _, query = url.decode("latin-1").partition("?")
+    return holds_key(unquote(path), query)
 
 
 class MethodNotAllowed(Problem):
@@ -110,7 +122,7 @@ class LaneProtocol(HttpToolsProtocol):
         path = self.url.partition(b"?")[0]
         dialect = _PATHS.get(path) or (MARKETPLACE if path.startswith(_CONSUME) else None)
         running = runtime.current()
-        if dialect is None or running is None or not running.lane:
+        if dialect is None or running is None or not running.lane or _holds_key(self.url):
             self._leave_to_the_application()
             return
         before = self.cycle
@@ -253,7 +265,7 @@ class PaidExchange:
         if self._dialect is MARKETPLACE:
             service_id = self._path[len(_CONSUME) :].rstrip(b"/").decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Call(self._dialect, self._key(), self._address, service_id, body)
+        return Call(self._dialect, self._key(), self._client(), service_id, body)
 
     def _key(self) -> str | None:
         x_api_key = None
@@ -263,6 +275,13 @@ class PaidExchange:
             if name == b"x-api-key":
                 x_api_key = value.decode("latin-1")
         return key_of(self._dialect, None, x_api_key)
+
+    def _client(self) -> str:
+        """The client's address, as the trusted hop saw it."""
+        if not settings.TRUSTED_PROXIES:
+            return self._address
+        hops = [value.decode("latin-1") for name, value in self._headers if name == b"x-forwarded-for"]
+        return client_address(self._address, ",".join(hops))
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

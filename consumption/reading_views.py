@@ -18,6 +18,7 @@ from common.problem_schema import problems
 from consumption.quota_reading import quota_now
 from consumption.reading_serializers import QuotaSerializer, UsageStatisticsSerializer
 from keys.authentication import ApiKeyAuthentication
+from keys.models import Scope
 from metering.usage import usage_statistics
 
 #: An API key or a person.
@@ -27,6 +28,7 @@ MOST_DAYS = 366
 
 class QuotaView(APIView):
     authentication_classes = EITHER
+    required_scope = Scope.QUOTA_READ
 
     @extend_schema(
         operation_id="quota_read",
@@ -54,6 +56,7 @@ class QuotaView(APIView):
 
 class UsageView(APIView):
     authentication_classes = EITHER
+    required_scope = Scope.USAGE_READ
     renderer_classes = (PlainNumberRenderer,)
 
     @extend_schema(

@@ -8,7 +8,9 @@ import time
 import uuid
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import hiredis
 from django.conf import settings
 from django.db import DatabaseError
 
@@ -21,11 +23,13 @@ from consumption.gateway import Gateway
 from consumption.settlement import Settlement
 from consumption.spool import Spool
 from consumption.upstream import Upstream
+from keys import last_used, proofs
 from keys.keyring import Keyring, in_database_thread
+from keys.shared_proofs import SharedProofs
 from policy.engine import PolicyEngine, Rule
 from policy.rules import load_rules
 from quotas.admission import Admission
-from quotas.line import Line, LineError
+from quotas.line import Argument, Line, LineError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ class Runtime:
         )
         self.settlement = Settlement(self.admission, self.spool)
         self.gateway = Gateway(
-            keyring=Keyring(),
+            keyring=Keyring(proofs.of_process(), SharedProofs(self._shared_proof)),
             admission=self.admission,
             upstream=Upstream(max_connections=settings.UPSTREAM_MAX_CONNECTIONS),
             settlement=self.settlement,
@@ -65,6 +69,7 @@ class Runtime:
             asyncio.get_running_loop(),
             on_change=self._on_change,
             on_resync=self._on_resync,
+            on_heard=self.gateway.keyring.heard,
         )
 
     async def start(self) -> None:
@@ -78,6 +83,7 @@ class Runtime:
         for work in (
             self._keep_catalogue(),
             self._keep_epochs(),
+            self._keep_last_used(),
             self.settlement.keep_renewing(),
             self.spool.keep_settling(self.admission),
             self.events.run(self._send_events),
@@ -96,6 +102,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._write_last_used()
         self._changes.stop()
         await self.line.stop()
         await self.gateway.upstream.close()
@@ -155,6 +162,13 @@ class Runtime:
                 timeout=1.0,
             )
 
+    async def _shared_proof(self, command: tuple[Argument, ...]) -> Any:
+        """Valkey only spares Argon2 here: without an answer a key is proven as if there were none."""
+        try:
+            return await self.line.call(command)
+        except (LineError, hiredis.ReplyError):
+            return None
+
     # -- PostgreSQL ----------------------------------------------------------------------------------------------
 
     def _on_change(self, table: str, value: str) -> None:
@@ -167,8 +181,20 @@ class Runtime:
             self._reload.set()
 
     def _on_resync(self) -> None:
-        self.gateway.keyring.forget_all()
+        self.gateway.keyring.doubt_all()
         self._reload.set()
+
+    async def _keep_last_used(self) -> None:
+        while True:
+            await asyncio.sleep(last_used.SECONDS)
+            await self._write_last_used()
+
+    async def _write_last_used(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._loader, in_database_thread, last_used.write)
+        except DatabaseError as error:
+            log.warning("when keys were used last was not written: %s", type(error).__name__)
 
     async def _keep_catalogue(self) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from rest_framework.request import Request
 
+from common.networks import client_address
 from consumption.dialects import anthropic, openai
 from consumption.dialects.base import Dialect
 from consumption.dialects.marketplace import Marketplace
@@ -36,5 +37,6 @@ def key_of(dialect: Dialect, authorization: str | None, x_api_key: str | None) -
 
 
 def address_of(request: Request) -> str:
-    """The client's address as the server saw it: a forwarding header is anybody's to write."""
-    return str(request.META.get("REMOTE_ADDR", ""))
+    """The client's address, as the trusted hop saw it."""
+    peer = str(request.META.get("REMOTE_ADDR", ""))
+    return client_address(peer, request.META.get("HTTP_X_FORWARDED_FOR", ""))

@@ -1,10 +1,5 @@
 """Authentication by API key for the REST API's ordinary views. The hot path has a ``Keyring`` of its own."""
 
-import hashlib
-import hmac
-import os
-import threading
-from collections import OrderedDict
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -13,19 +8,19 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts.acting import Caller
+from audit.trail import address_of
 from keys import format as key_format
-from keys import grants
+from keys import grants, last_used, proofs
+from keys.errors import InvalidKey
+from keys.format import ParsedKey
 from keys.grants import Grant, StoredKey
-from keys.hashing import hash_secret, verify_secret
-from keys.keyring import InvalidKey
-
-MOST_PROOFS = 10_000
 
 
 class ApiKeyAuthentication(BaseAuthentication):
     """``Authorization: Bearer mk_…``: ``request.user`` is a ``Caller``, ``request.auth`` the key's ``Grant``.
 
-    Other tokens are left to the next class. A bad key is ``InvalidKey``, whatever is bad about it.
+    Other tokens are left to the next class. A bad key is ``InvalidKey``, whatever is bad about it. Which scope a view
+    asks for is its ``required_scope``: one that names none lets no key in.
     """
 
     def authenticate(self, request: Request) -> tuple[Caller, Grant] | None:
@@ -33,12 +28,14 @@ class ApiKeyAuthentication(BaseAuthentication):
         text = text.strip()
         if scheme.lower() != "bearer" or not text.startswith("mk_"):
             return None
-        grant = proofs.grant(text)
+        grant = grant_of(text, address_of(request))
+        grant.require(getattr(request.parser_context["view"], "required_scope", ""))
         caller = Caller(
             consumer_id=grant.consumer_id,
             actor=f"key {grant.public_id}",
             service_id=grant.service_id,
             tier=grant.tier if grant.service_id is not None else None,
+            testing=grant.testing,
         )
         return caller, grant
 
@@ -46,50 +43,44 @@ class ApiKeyAuthentication(BaseAuthentication):
         return 'Bearer realm="api"'
 
 
-class Proofs:
-    """Which texts were proven to be a key's true secret, under a random key of this process.
+def grant_of(text: str, address: str | None) -> Grant:
+    """The grant of a presented key.
 
-    Only the costly proof is remembered. A key's state is read from PostgreSQL at every call, so a revoked one
-    is refused at once.
+    Only the costly proof is remembered. A key's state is read from PostgreSQL at every call, so a revoked one is
+    refused at once. Raises what ``Keyring.authenticate`` does.
     """
-
-    def __init__(self) -> None:
-        self._secret = os.urandom(32)
-        self._lock = threading.Lock()
-        self._proven: OrderedDict[bytes, str] = OrderedDict()
-        self._decoy_hash: str | None = None
-
-    def grant(self, text: str) -> Grant:
-        """The grant of a presented key. Raises ``InvalidKey``."""
-        parsed = key_format.parse(text)
-        if parsed is None:
-            raise InvalidKey
-        stored = grants.load(parsed.public_id)
-        if not self._is_proven(text, parsed.secret, stored) or stored is None or not stored.grant.usable():
-            raise InvalidKey
-        return stored.grant
-
-    def _is_proven(self, text: str, secret: str, stored: StoredKey | None) -> bool:
-        digest = hmac.digest(self._secret, text.encode(), hashlib.sha256)
-        key_hash = self._decoy() if stored is None else stored.key_hash
-        if self._proven.get(digest) == key_hash:
-            return True
-        if not verify_secret(key_hash, secret):
-            return False
-        with self._lock:
-            self._proven[digest] = key_hash
-            if len(self._proven) > MOST_PROOFS:
-                self._proven.popitem(last=False)
-        return True
-
-    def _decoy(self) -> str:
-        """An unknown id costs what a wrong secret costs."""
-        if self._decoy_hash is None:
-            self._decoy_hash = hash_secret("no key has this secret")
-        return self._decoy_hash
+    stored = _proven(text, address or "")
+    if not stored.grant.usable() or not stored.grant.admits(address or ""):
+        raise InvalidKey
+    last_used.note(stored.grant.api_key_id)
+    return stored.grant
 
 
-proofs = Proofs()
+def _proven(text: str, address: str) -> StoredKey:
+    parsed = key_format.parse(text)
+    if parsed is None:
+        raise InvalidKey
+    known = proofs.of_process()
+    digest = known.digest(text)
+    key_hash = known.proven(digest)
+    if key_hash is None:
+        key_hash = _prove(known, digest, parsed, address)
+    stored = grants.load(parsed.public_id)
+    if stored is None or stored.key_hash != key_hash:
+        raise InvalidKey
+    return stored
+
+
+def _prove(known: proofs.Proofs, digest: bytes, parsed: ParsedKey, address: str) -> str:
+    """The hash that the secret was proven against."""
+    known.refuse_known(digest)
+    known.refuse_guessing(parsed, address)
+    key_hash = grants.hash_of(parsed.public_id)
+    # An unknown id costs what a wrong secret costs.
+    if not known.start(parsed.secret, key_hash or known.decoy_hash).result() or key_hash is None:
+        raise known.refuse(digest, parsed, address)
+    known.remember(digest, key_hash)
+    return key_hash
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -24,6 +24,7 @@ Environment = Literal["live", "test"]
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID, _SECRET, _TAG, _CRC = 16, 43, 17, 8
+_SECRET_AT = len("mk_live_") + _ID + 1
 _LENGTH = len("mk_live_") + _ID + 1 + _SECRET + _TAG + _CRC
 
 
@@ -55,27 +56,32 @@ def mint(environment: Environment = "live") -> NewKey:
     secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET))
     body = f"mk_{environment}_{public_id}_{secret}"
     version = max(settings.KEY_PEPPERS)
-    tagged = body + _BASE62[version] + _mac(settings.KEY_PEPPERS[version], body)
-    return NewKey(tagged + _checksum(tagged), public_id, secret)
+    tagged = body + _BASE62[version] + _mac(settings.KEY_PEPPERS[version], body.encode())
+    return NewKey(tagged + _checksum(tagged.encode()), public_id, secret)
 
 
 def parse(text: str) -> ParsedKey | None:
     """The parts of a key, or None where it is mistyped, forged or no key at all."""
     if len(text) != _LENGTH or not text.isascii() or text[:3] != "mk_" or text[7] != "_":
         return None
-    tagged, crc = text[:-_CRC], text[-_CRC:]
-    if _checksum(tagged) != crc:
+    raw = text.encode()
+    if _checksum(raw[:-_CRC]) != text[-_CRC:]:
         return None
-    body, tag = tagged[:-_TAG], tagged[-_TAG:]
+    tag = text[-_TAG - _CRC : -_CRC]
     pepper = settings.KEY_PEPPERS.get(_BASE62.find(tag[0]))
-    if pepper is None or not hmac.compare_digest(_mac(pepper, body), tag[1:]):
+    if pepper is None or not hmac.compare_digest(_mac(pepper, raw[: -_TAG - _CRC]), tag[1:]):
         return None
-    return ParsedKey(text[3:7], body[8 : 8 + _ID], body[-_SECRET:])
+    return ParsedKey(text[3:7], public_id_of(text), text[_SECRET_AT : _SECRET_AT + _SECRET])
 
 
-def _mac(pepper: bytes, body: str) -> str:
-    return hmac.digest(pepper, body.encode(), "sha256")[:8].hex()
+def public_id_of(text: str) -> str:
+    """The id in the text of a key that was parsed before."""
+    return text[8 : 8 + _ID]
 
 
-def _checksum(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
+def _mac(pepper: bytes, body: bytes) -> str:
+    return hmac.digest(pepper, body, "sha256")[:8].hex()
+
+
+def _checksum(tagged: bytes) -> str:
+    return f"{zlib.crc32(tagged):08x}"

@@ -2,11 +2,36 @@
 
 import uuid
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from accounts.models import Consumer
 from catalog.models import Entitlement
 from common import clock
+from common.networks import Network, parse_network, within
+from keys.errors import ScopeMissing
 from keys.models import ApiKey
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Money that a key may cost in one ``period``: ``day`` or ``month``, UTC."""
+
+    amount: Decimal
+    currency: str
+    period: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """Limits of one key, below those of the tier. ``0`` forbids, ``None`` is unlimited.
+
+    Whoever counts against them does so by ``lineage``: a key and all that rotation made of it share them.
+    """
+
+    lineage: uuid.UUID
+    requests_per_second: int | None = None
+    tokens_per_month: int | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +40,8 @@ class Grant:
 
     ``service_id``: the one service it is bound to, or None. ``tier``: what the key was issued for. ``tiers``: every
     service its consumer is entitled to, with the tier in force for this key. ``expires_at_ms``: milliseconds since
-    the epoch, or None.
+    the epoch, or None. ``networks``: where it may be used from; None: anywhere. ``testing``: it reaches the services
+    marked for testing, and no others.
     """
 
     api_key_id: uuid.UUID
@@ -27,6 +53,10 @@ class Grant:
     tiers: dict[uuid.UUID, str]
     expires_at_ms: int | None
     blocked: bool
+    scopes: frozenset[str]
+    networks: tuple[Network, ...] | None
+    testing: bool
+    limits: KeyLimits
     #: The consumer's id as text: a call needs it often.
     consumer_text: str = field(init=False)
 
@@ -38,6 +68,15 @@ class Grant:
         if self.blocked:
             return False
         return self.expires_at_ms is None or (now_ms or clock.now_ms()) < self.expires_at_ms
+
+    def require(self, scope: str) -> None:
+        """Raises ``ScopeMissing`` unless the key is for that."""
+        if scope not in self.scopes:
+            raise ScopeMissing()
+
+    def admits(self, address: str) -> bool:
+        """Whether a client's address lies in the key's networks."""
+        return self.networks is None or within(address, self.networks)
 
     def reaches(self, service_id: uuid.UUID) -> bool:
         """Whether the key may call a service: entitled, and not bound to another one."""
@@ -51,6 +90,11 @@ class StoredKey:
 
     grant: Grant
     key_hash: str
+
+
+def hash_of(public_id: str) -> str | None:
+    """The hash to prove a secret against. Alone, so that before the proof an id costs the same whether it exists."""
+    return ApiKey.objects.filter(public_id=public_id).values_list("key_hash", flat=True).first()
 
 
 def load(public_id: str) -> StoredKey | None:
@@ -70,8 +114,23 @@ def load(public_id: str) -> StoredKey | None:
             tiers={each.service_id: _in_force(key, each) for each in entitlements},
             expires_at_ms=None if key.expires_at is None else int(key.expires_at.timestamp() * 1000),
             blocked=key.revoked_at is not None or key.consumer.status != Consumer.Status.ACTIVE,
+            scopes=frozenset(key.scopes),
+            networks=None
+            if key.allowed_networks is None
+            else tuple(map(parse_network, key.allowed_networks)),
+            testing=key.environment == ApiKey.Environment.TEST,
+            limits=_limits(key),
         ),
         key_hash=key.key_hash,
+    )
+
+
+def _limits(key: ApiKey) -> KeyLimits:
+    return KeyLimits(
+        lineage=key.lineage,
+        requests_per_second=key.requests_per_second,
+        tokens_per_month=key.tokens_per_month,
+        budget=None if key.budget is None else Budget(**key.budget),
     )
 
 

@@ -1,5 +1,6 @@
 """The consumer's own keys over the REST API."""
 
+import datetime as dt
 import uuid
 from typing import Any
 
@@ -18,16 +19,24 @@ from accounts.authentication import MemberAuthentication
 from audit.trail import address_of
 from catalog.entitlements import listed_service
 from catalog.pagination import CursorPages
+from catalog.rendering import PlainNumberRenderer
 from common.parsing import StrictJSONParser
 from common.problem_schema import problems
 from keys.errors import KeyUnknown
-from keys.issuing import issue_key, revoke_key
+from keys.issuing import change_key, issue_key, revoke_key, rotate_key
 from keys.models import ApiKey
-from keys.serializers import KeyRequestSerializer, KeySerializer, NewKeySerializer
+from keys.serializers import (
+    KeyChangeSerializer,
+    KeyRequestSerializer,
+    KeySerializer,
+    KeyWithHistorySerializer,
+    NewKeySerializer,
+    RotationSerializer,
+)
 
 
 class ManagesKeys(BasePermission):
-    """Every member sees the keys; owners and developers issue and revoke them."""
+    """Every member sees the keys; owners and developers issue, change, rotate and revoke them."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return request.method in SAFE_METHODS or membership_of(request).manages_keys
@@ -37,16 +46,38 @@ class NewestFirst(CursorPages):
     ordering = ("-created_at", "id")
 
 
-@method_decorator(never_cache, name="dispatch")
-class KeysView(ListAPIView[ApiKey]):
+class OfKeys(APIView):
+    """What all views of keys have in common."""
+
     authentication_classes = (MemberAuthentication,)
     permission_classes = (IsAuthenticated, ManagesKeys)
     parser_classes = (StrictJSONParser,)
+    renderer_classes = (PlainNumberRenderer,)
+
+    def keys(self) -> QuerySet[ApiKey]:
+        """The keys of the consumer that the caller acts for."""
+        return ApiKey.objects.filter(consumer_id=membership_of(self.request).consumer_id)
+
+    def key(self, key_id: uuid.UUID) -> ApiKey:
+        """One of them. Raises ``KeyUnknown``."""
+        key = self.keys().filter(id=key_id).first()
+        if key is None:
+            raise KeyUnknown
+        return key
+
+    def who(self) -> dict[str, Any]:
+        """Whom the audit trail names."""
+        actor = membership_of(self.request).user.get_username()
+        return {"actor": actor, "address": address_of(self.request)}
+
+
+@method_decorator(never_cache, name="dispatch")
+class KeysView(OfKeys, ListAPIView[ApiKey]):
     pagination_class = NewestFirst
     serializer_class = KeySerializer
 
     def get_queryset(self) -> QuerySet[ApiKey]:
-        return ApiKey.objects.filter(consumer_id=membership_of(self.request).consumer_id)
+        return self.keys()
 
     @extend_schema(
         operation_id="keys_list",
@@ -70,23 +101,46 @@ class KeysView(ListAPIView[ApiKey]):
         asked = KeyRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         service_id: uuid.UUID | None = asked.validated_data["service_id"]
-        membership = membership_of(request)
         key, text = issue_key(
-            consumer=membership.consumer,
+            consumer=membership_of(request).consumer,
             service=None if service_id is None else listed_service(service_id),
             tier=asked.validated_data["tier"],
-            name=asked.validated_data["name"],
+            environment=asked.validated_data["environment"],
             expires_in_days=asked.validated_data["expires_in_days"],
-            actor=membership.user.get_username(),
-            address=address_of(request),
+            options=asked.options(),
+            **self.who(),
         )
-        shown = KeySerializer(key).data
-        return Response({"id": shown.pop("id"), "key": text, **shown}, status=201)
+        return _shown_once(key, text)
 
 
-class KeyView(APIView):
-    authentication_classes = (MemberAuthentication,)
-    permission_classes = (IsAuthenticated, ManagesKeys)
+@method_decorator(never_cache, name="dispatch")
+class KeyView(OfKeys):
+    @extend_schema(
+        operation_id="keys_read",
+        summary="One API key",
+        tags=["keys"],
+        responses={200: KeyWithHistorySerializer, **problems(400, 401, 403, 404)},
+    )
+    def get(self, request: Request, key_id: uuid.UUID) -> Response:
+        """A key, and in `history` the keys that rotation made before and after it."""
+        return Response(KeyWithHistorySerializer(self.key(key_id)).data)
+
+    @extend_schema(
+        operation_id="keys_change",
+        summary="Change an API key",
+        tags=["keys"],
+        request=KeyChangeSerializer,
+        responses={200: KeySerializer, **problems(400, 401, 403, 404, 409, 413, 415, 422)},
+    )
+    def patch(self, request: Request, key_id: uuid.UUID) -> Response:
+        """Name, scopes, networks, limits and metadata; what is not named stays. Holds everywhere within a second.
+
+        Consumer, service, tier and environment of a key never change.
+        """
+        key = self.key(key_id)
+        asked = KeyChangeSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return Response(KeySerializer(change_key(key=key, changes=asked.options(), **self.who())).data)
 
     @extend_schema(
         operation_id="keys_revoke",
@@ -96,9 +150,28 @@ class KeyView(APIView):
     )
     def delete(self, request: Request, key_id: uuid.UUID) -> Response:
         """It stops working within a second and for good. Revoking it again changes nothing."""
-        membership = membership_of(request)
-        key = ApiKey.objects.filter(id=key_id, consumer_id=membership.consumer_id).first()
-        if key is None:
-            raise KeyUnknown
-        revoke_key(key=key, actor=membership.user.get_username(), address=address_of(request))
+        revoke_key(key=self.key(key_id), **self.who())
         return Response(status=204)
+
+
+@method_decorator(never_cache, name="dispatch")
+class RotateKeyView(OfKeys):
+    @extend_schema(
+        operation_id="keys_rotate",
+        summary="Rotate an API key",
+        tags=["keys"],
+        request=RotationSerializer,
+        responses={201: NewKeySerializer, **problems(400, 401, 403, 404, 409, 413, 415, 422)},
+    )
+    def post(self, request: Request, key_id: uuid.UUID) -> Response:
+        """A new key that may do what the old one may. Both work until the overlap has passed or one is revoked."""
+        key = self.key(key_id)
+        asked = RotationSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        overlap = dt.timedelta(seconds=asked.validated_data["overlap_seconds"])
+        return _shown_once(*rotate_key(key=key, overlap=overlap, **self.who()))
+
+
+def _shown_once(key: ApiKey, text: str) -> Response:
+    shown = KeySerializer(key).data
+    return Response({"id": shown.pop("id"), "key": text, **shown}, status=201)

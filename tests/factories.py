@@ -9,7 +9,7 @@ from catalog.models import Endpoint, Entitlement, Service, Tier
 from common import clock
 from keys.format import mint
 from keys.hashing import hash_secret
-from keys.models import ApiKey
+from keys.models import ApiKey, Scope
 
 PASSWORD = "correct Horse 7 battery staple"
 PER_TOKEN = {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}
@@ -123,7 +123,8 @@ def make_key(
         Entitlement.objects.get_or_create(
             consumer=consumer, service=service, defaults={"tier": make_tier(tier)}
         )
-    new = mint()
+    fields.setdefault("scopes", list(Scope.values))
+    new = mint("test" if fields.get("environment") == "test" else "live")
     key = ApiKey.objects.create(
         public_id=new.public_id,
         key_hash=hash_secret(new.secret),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
+from django.core.exceptions import ValidationError
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -119,3 +120,32 @@ def test_it_is_read_in_four_queries_whatever_its_size(services: int) -> None:
     with CaptureQueriesContext(connection) as queries:
         snapshot.load()
     assert len(queries) == 4
+
+
+def test_a_name_means_what_the_key_can_reach() -> None:
+    live = make_service("alpha", version="1")
+    sandbox = make_service("alpha", version="2", testing=True)
+    only = make_service("beta", testing=True)
+    loaded = snapshot.load()
+    assert [loaded.find("alpha", testing=testing) for testing in (False, True)] == [
+        loaded.offers[live.id],
+        loaded.offers[sandbox.id],
+    ]
+    for testing in (False, True):
+        for service in (live, sandbox):
+            found = loaded.find(f"alpha@{service.version}", testing=testing)
+            assert found == loaded.find(str(service.id), testing=testing) == loaded.offers[service.id]
+        assert loaded.find("beta", testing=testing) == loaded.offers[only.id]
+
+
+def test_services_for_testing_and_others_do_not_stand_in_for_each_other() -> None:
+    live, sandbox = make_service(), make_service(testing=True)
+    live.fallback = sandbox
+    with pytest.raises(ValidationError):
+        live.full_clean()
+    live.fallback = make_service()
+    live.full_clean()
+    live.save()
+    live.fallback.testing = True
+    with pytest.raises(ValidationError):
+        live.fallback.full_clean()

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from accounts.models import User
 from audit.models import AuditEntry
 from catalog.models import Entitlement
 from common import clock
-from keys.authentication import proofs
+from keys.authentication import grant_of
 from keys.models import ApiKey
 from tests.console import console, operator, posted
 from tests.factories import make_entitlement, make_key, make_service
@@ -43,6 +44,8 @@ def issue(client: Client, entitled: Entitlement, **changed: Any) -> Any:
         "service": entitled.service_id,
         "tier": "premium",
         "name": "ops",
+        "environment": "live",
+        "scopes": ["consume", "quota:read"],
         **changed,
     }
     return client.post(f"{KEYS}add/", form)
@@ -59,7 +62,8 @@ def test_a_key_is_shown_once_on_a_page_that_nothing_keeps(
     assert found is not None
     text = found.group()
     key = ApiKey.objects.get()
-    assert proofs.grant(text).api_key_id == key.id
+    assert grant_of(text, None).api_key_id == key.id
+    assert key.scopes == ["consume", "quota:read"]
     assert key.expires_at is not None
     assert dt.timedelta(days=29) < key.expires_at - clock.now() <= dt.timedelta(days=30)
     entry = AuditEntry.objects.get()
@@ -136,10 +140,62 @@ def test_a_viewer_sees_keys_and_ends_none() -> None:
     assert ApiKey.objects.get().revoked_at is None
 
 
-def test_only_the_name_can_be_changed(client: Client, boss: User) -> None:
+def test_rotating_shows_the_new_secret_once_and_only_to_who_may(client: Client, boss: User) -> None:
+    key, _ = make_key()
+    page = client.get(f"{KEYS}{key.id}/change/").content.decode()
+    assert 'id="rotate"' in page
+    assert client.get(f"{KEYS}{key.id}/rotate/").status_code == 405
+    assert client.post(f"{KEYS}{key.id}/rotate/", {"overlap": "5"}).status_code == 400
+    assert console(operator("viewer")).post(f"{KEYS}{key.id}/rotate/", {"overlap": "0"}).status_code == 403
+    assert ApiKey.objects.count() == 1
+
+    response = client.post(f"{KEYS}{key.id}/rotate/", {"overlap": "3600"})
+    assert "no-store" in response["Cache-Control"]
+    found = re.search(r"mk_live_\w+", response.content.decode())
+    assert found is not None
+    made = ApiKey.objects.get(generation=1)
+    assert grant_of(found.group(), None).api_key_id == made.id
+    entry = AuditEntry.objects.get(action="api_key_rotated")
+    assert (entry.actor, entry.target_id) == (boss.username, str(key.id))
+
+    assert client.post(f"{KEYS}{key.id}/rotate/", {"overlap": "0"}).status_code == 302
+    assert "was rotated already" in client.get(f"{KEYS}{key.id}/change/").content.decode()
+    assert ApiKey.objects.count() == 2
+
+
+def test_scopes_networks_and_limits_are_changed_and_told(client: Client, boss: User) -> None:
+    key, _ = make_key()
+    form = {
+        "name": "",
+        "scopes": ["usage:read"],
+        "allowed_networks": "10.0.0.0/8,192.0.2.1",
+        "requests_per_second": "5",
+        "tokens_per_month": "",
+        "budget_amount": "12.5",
+        "budget_currency": "EUR",
+        "budget_period": "month",
+    }
+    posted(client, f"{KEYS}{key.id}/change/", **form)
+    key.refresh_from_db()
+    assert (key.scopes, key.allowed_networks) == (["usage:read"], ["10.0.0.0/8", "192.0.2.1"])
+    assert key.budget == {"amount": Decimal("12.5"), "currency": "EUR", "period": "month"}
+    entry = AuditEntry.objects.get()
+    assert (entry.actor, entry.action, entry.before["scopes"]) == (
+        boss.username,
+        "api_key_changed",
+        ["consume", "usage:read", "quota:read"],
+    )
+    for wrong in ({"allowed_networks": "10.0.0.1/8"}, {"budget_currency": ""}, {"budget_amount": "-1"}):
+        response = client.post(f"{KEYS}{key.id}/change/", {**form, **wrong})
+        assert response.context["adminform"].form.errors
+    assert AuditEntry.objects.count() == 1
+
+
+def test_only_what_is_said_of_a_key_can_be_changed(client: Client, boss: User) -> None:
     key, _ = make_key(tier="basic")
     form = {
         "name": "new",
+        "scopes": key.scopes,
         "tier": "enterprise",
         "revoked_at": "",
         "consumer": "x",

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 
 from audit.models import AuditEntry
 from catalog.models import Entitlement, Service
-from keys.authentication import proofs
+from keys.authentication import grant_of
 from keys.models import ApiKey
 from tests.factories import make_consumer, make_entitlement, make_service, make_tier
 
@@ -40,7 +40,7 @@ def test_it_entitles_and_prints_a_key_that_works(capsys: pytest.CaptureFixture[s
     assert set(answer) == {"id", "key"}
     assert answer["id"] == str(key.id)
     assert printed.count("\n") == 1
-    grant = proofs.grant(answer["key"])
+    grant = grant_of(answer["key"], None)
     assert (grant.consumer_id, grant.service_id, grant.tier) == (consumer.id, service.id, "premium")
     assert grant.reaches(service.id)
     assert key.name == "ops"

@@ -25,6 +25,7 @@ class Command(JsonCommand):
             "--fallback", type=uuid.UUID, metavar="ID", help="service that serves where this one cannot"
         )
         parser.add_argument("--status", default=Service.Status.ACTIVE, choices=Service.Status.values)
+        parser.add_argument("--testing", action="store_true", help="for test keys, and for no others")
         parser.add_argument("--region", default="")
         parser.add_argument(
             "--clearance", default="internal", choices=[c.name.lower() for c in Service.Clearance]
@@ -44,6 +45,7 @@ class Command(JsonCommand):
             upstream_model=options["upstream_model"],
             fallback_id=options["fallback"],
             status=options["status"],
+            testing=options["testing"],
             region=options["region"],
             clearance=Service.Clearance[options["clearance"].upper()],
             default_max_tokens=options["default_max_tokens"],

@@ -10,7 +10,9 @@ from accounts.models import Consumer
 from catalog.entitlements import entitle, listed_service
 from catalog.models import Tier
 from common.commands import JsonCommand
-from keys.issuing import issue_key
+from keys.errors import OtherEnvironment
+from keys.issuing import check_environment, issue_key
+from keys.models import ApiKey
 
 ACTOR = "create_key"
 
@@ -22,6 +24,7 @@ class Command(JsonCommand):
         parser.add_argument("--consumer", required=True, type=uuid.UUID, metavar="ID")
         parser.add_argument("--service", required=True, type=uuid.UUID, metavar="ID")
         parser.add_argument("--tier", required=True)
+        parser.add_argument("--environment", default="live", choices=ApiKey.Environment.values)
         parser.add_argument("--name", default="")
         parser.add_argument("--expires-in-days", type=int, default=None)
 
@@ -39,12 +42,17 @@ class Command(JsonCommand):
         if days is not None and not 1 <= days <= 3650:
             raise CommandError("--expires-in-days must be from 1 to 3650")
         service = listed_service(options["service"])
+        try:
+            check_environment(service=service, environment=options["environment"])
+        except OtherEnvironment as error:
+            raise CommandError(error.detail) from error
         entitle(consumer=consumer, service=service, tier=tier, actor=ACTOR)
         key, text = issue_key(
             consumer=consumer,
             service=service,
             tier=tier,
             actor=ACTOR,
+            environment=options["environment"],
             name=options["name"],
             expires_in_days=days,
         )
