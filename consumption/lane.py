@@ -185,8 +185,8 @@ class PaidExchange:
     """One paid call on its connection: stands where uvicorn keeps its own request-response cycle."""
 
     __slots__ = (
-        "_address", "_began", "_body", "_dialect", "_headers", "_method", "_path", "_protocol", "_running", "_size",
-        "_streaming", "_task", "disconnected", "keep_alive", "may_begin", "more_body", "response_complete",
+        "_address", "_began", "_body", "_chunked", "_dialect", "_headers", "_method", "_path", "_protocol", "_running",
+        "_size", "_streaming", "_task", "disconnected", "keep_alive", "may_begin", "more_body", "response_complete",
     )  # fmt: skip
 
     def __init__(
@@ -205,7 +205,9 @@ class PaidExchange:
         self._task: asyncio.Task[None] | None = None
         self._streaming = False
         self._began = time.perf_counter()
-        self.keep_alive = protocol.keeps_alive() and parser.get_http_version() == "1.1"
+        #: HTTP/1.0 knows no chunks: there a stream ends with its connection.
+        self._chunked = parser.get_http_version() == "1.1"
+        self.keep_alive = self._chunked and protocol.keeps_alive()
         self.may_begin = False
         self.more_body = True
         self.disconnected = self.response_complete = False
@@ -297,7 +299,7 @@ class PaidExchange:
         """Send events as they come. A client that goes away cancels this task, and with it the upstream's call."""
         headers = stream.headers
         write: Callable[[bytes], Awaitable[None] | None] = self._send_piece
-        if self.keep_alive:
+        if self._chunked:
             headers = [*headers, ("transfer-encoding", "chunked")]
             write = self._send_chunk
         self._write(self._head(200, headers))
@@ -311,7 +313,7 @@ class PaidExchange:
                 self._protocol.transport.abort()
                 raise
         else:
-            if self.keep_alive:
+            if self._chunked:
                 self._write(b"0\r\n\r\n")
         finally:
             self._streaming = False

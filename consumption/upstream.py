@@ -14,9 +14,9 @@ from common.errors import Problem
 from consumption.errors import DeadlineExceeded, UpstreamBusy, UpstreamFailed, UpstreamRejected
 from consumption.protocols.base import Exchange
 from consumption.protocols.exchanges import auth_headers
-from consumption.retries import NOT_CONNECTED, Judgement, Verdict, judge, retry_after_of
+from consumption.retries import NOT_CONNECTED, Again, Judgement, Verdict, judge, retry_after_of
 from consumption.routing import Route, Router, Tries
-from consumption.upstream_connection import Broken, Connection, NotConnected, Patience, TooSlow
+from consumption.upstream_connection import Broken, Connection, NoPlace, NotConnected, Patience, TooSlow
 from consumption.upstream_pool import UpstreamPool
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 #: An answer larger than this is nobody's chat completion, a larger stream nobody's conversation.
 MOST_ANSWER_BYTES = 16 * 1024 * 1024
 MOST_STREAM_BYTES = 256 * 1024 * 1024
+#: A longer wait is told to no caller.
+MOST_RETRY_AFTER = 60
 #: Statuses that say "later": nothing was done, and the caller may come back.
 _LATER = frozenset({429, 503, 529})
 
@@ -82,6 +84,9 @@ class Upstream:
         except NotConnected:
             route.failed()
             return NOT_CONNECTED, UpstreamFailed()
+        except NoPlace:
+            route.abandoned()
+            raise UpstreamBusy(retry_after=1) from None
         except (Broken, TooSlow) as error:
             route.failed()
             raise _failure(error, endpoint) from error
@@ -95,11 +100,13 @@ class Upstream:
         connection.close()
         judged = judge(connection.status, retry_after=retry_after)
         route.end(judged.verdict, retry_after=retry_after)
-        return judged, _refusal(connection.status, judged, endpoint)
+        return judged, _refusal(connection.status, judged, endpoint, retry_after)
 
     async def _send(self, endpoint: Endpoint, exchange: Exchange, outbound: Outbound) -> Connection:
         """A connection with an answer on it."""
         patience = outbound.patience
+        body = exchange.upstream_body(model=endpoint.model, output_cap=outbound.output_cap)
+        head = _head(endpoint.base_url, exchange.path, endpoint.protocol, endpoint.credential)
         connection = self._pool.resting(endpoint.base_url)
         if connection is None:
             remaining = patience.until - asyncio.get_running_loop().time()
@@ -107,8 +114,6 @@ class Upstream:
                 raise DeadlineExceeded()
             seconds = min(patience.connect, remaining)
             connection = await self._pool.connect(endpoint.base_url, seconds=seconds)
-        body = exchange.upstream_body(model=endpoint.model, output_cap=outbound.output_cap)
-        head = _head(endpoint.base_url, exchange.path, endpoint.protocol, endpoint.credential)
         request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
             head,
             outbound.request_id.encode(),
@@ -172,12 +177,14 @@ def _head(base_url: str, path: str, protocol: str, credential: str | None) -> by
     )
 
 
-def _refusal(status: int, judged: Judgement, endpoint: Endpoint) -> Problem:
+def _refusal(status: int, judged: Judgement, endpoint: Endpoint, retry_after: float | None) -> Problem:
     """What a status other than 200 means to the caller."""
     log.warning("upstream endpoint %s answered %d", endpoint.text, status)
     if status in _LATER:
-        return UpstreamBusy(retry_after=1)
-    return _reached(UpstreamRejected() if judged.verdict is Verdict.REJECTED else UpstreamFailed())
+        return UpstreamBusy(retry_after=min(MOST_RETRY_AFTER, max(1, math.ceil(retry_after or 1))))
+    # Of what another endpoint may answer otherwise, the caller cannot know what to do better.
+    callers_fault = judged.verdict is Verdict.REJECTED and judged.again is Again.NOWHERE
+    return _reached(UpstreamRejected() if callers_fault else UpstreamFailed())
 
 
 def _failure(error: Broken | TooSlow, endpoint: Endpoint) -> Problem:

@@ -24,6 +24,10 @@ class NotConnected(Exception):
     """There was no connection, so nothing was sent: another try costs nobody anything."""
 
 
+class NoPlace(Exception):
+    """This gateway has as many connections as it may have: nothing was sent, and no upstream is to blame."""
+
+
 class Broken(Exception):
     """Cut off, not HTTP, or larger than allowed. The request had been sent: the work may have been done."""
 

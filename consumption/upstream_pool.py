@@ -5,6 +5,7 @@ name point elsewhere. No redirect is followed, no proxy of the environment used.
 """
 
 import asyncio
+import errno
 import logging
 import select
 import ssl
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from catalog.upstream_networks import addresses_of, may_connect
-from consumption.upstream_connection import Connection, NotConnected
+from consumption.upstream_connection import Connection, NoPlace, NotConnected
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ LOOK_SECONDS = 0.5
 #: A connection is not kept for longer, so that a name that moved is followed.
 LIFE_SECONDS = 300.0
 SWEEP_SECONDS = 0.05
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(slots=True, eq=False)
@@ -93,19 +95,30 @@ class UpstreamPool:
         return None
 
     async def connect(self, base_url: str, *, seconds: float) -> Connection:
-        """A new connection. Raises ``NotConnected``."""
+        """A new connection. Raises ``NotConnected``, or ``NoPlace`` where there are too many."""
         host = self._host(base_url)
-        if self._open + self._dialling >= self._max_connections:
+        if self._open + self._dialling >= self._max_connections and not self._make_place():
             log.warning("all %d upstream connections are in use", self._max_connections)
-            raise NotConnected
+            raise NoPlace
         self._dialling += 1
         try:
             async with asyncio.timeout(seconds):
                 return await self._dial(host)
         except (OSError, TimeoutError) as error:
+            if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+                log.warning("no more open files for upstream connections")
+                raise NoPlace from error
             raise NotConnected from error
         finally:
             self._dialling -= 1
+
+    def _make_place(self) -> bool:
+        """Cut a connection that rests, whoever it belongs to; False where none does."""
+        for host in self._hosts.values():
+            if host.resting:
+                host.resting.popleft()[1].abort()
+                return True
+        return False
 
     async def _dial(self, host: Host) -> Connection:
         loop = asyncio.get_running_loop()

@@ -108,8 +108,9 @@ def granian(interface: str, port: int, target: str, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def gateway_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "config.gateway", "--port", str(port), "--drain-seconds", "15"]
+def gateway_command(port: int, *, drain_seconds: int = 15) -> list[str]:
+    options = ["--port", str(port), "--drain-seconds", str(drain_seconds)]
+    return [sys.executable, "-m", "config.gateway", *options]
 
 
 def console_command(port: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumption.upstream_connection import Broken, Connection, NotConnected, Patience, TooSlow
+from consumption.upstream_connection import Broken, Connection, NoPlace, NotConnected, Patience, TooSlow
 from consumption.upstream_pool import UpstreamPool
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -248,8 +248,16 @@ async def test_no_more_connections_than_allowed() -> None:
     async with serving(answers()) as served:
         for _ in range(10):
             await served.pool.connect(served.url, seconds=2)
-        with pytest.raises(NotConnected):
+        with pytest.raises(NoPlace):
             await served.pool.connect(served.url, seconds=2)
+
+
+async def test_a_resting_connection_makes_place_for_a_new_one() -> None:
+    async with serving(answers(ANSWER)) as served:
+        (await served.ask()).close()
+        for _ in range(10):
+            await served.pool.connect(served.url, seconds=2)
+        assert served.pool.resting(served.url) is None
 
 
 async def test_an_address_that_may_not_be_connected_to_is_not(settings: object) -> None:

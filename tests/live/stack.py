@@ -88,13 +88,15 @@ class Stack:
         self.drain = self.start_child("drain", [sys.executable, "manage.py", "drain_usage"], **environment)
         return self.drain
 
-    def start_gateway(self, *, port: int = 0, lane: bool = True, **environment: str) -> "GatewayProcess":
+    def start_gateway(
+        self, *, port: int = 0, lane: bool = True, drain_seconds: int = 15, **environment: str
+    ) -> "GatewayProcess":
         port = port or free_port()
         url = f"http://127.0.0.1:{port}"
         name = f"gateway-{port}"
         child = self.start_child(
             name,
-            gateway_command(port),
+            gateway_command(port, drain_seconds=drain_seconds),
             ready_url=f"{url}/health/ready",
             LANE="on" if lane else "off",
             PORT=str(port),

@@ -15,6 +15,7 @@ from catalog.models import Service
 from keys.models import ApiKey
 from metering.models import QuotaPeriod, UsageRecord, UsageRollup
 from tests import factories
+from tests.harness.hostile import hostile_upstream
 from tests.harness.waiting import wait_for
 from tests.live.stack import GatewayProcess, Stack
 
@@ -196,15 +197,64 @@ def test_a_restarted_valkey_with_its_data_goes_on_by_itself(stack: Stack, servic
     assert live_counters(stack, key) == (total, 0)
 
 
+def open_stream(gateway: GatewayProcess, service: Service, text: str) -> requests.Response:
+    """A stream of which something has come."""
+    url, headers = f"{gateway.url}/api/v1/consume/{service.id}", {"Authorization": f"Bearer {text}"}
+    body = {"prompt": "go on", "stream": True}
+    return requests.post(url, json=body, headers=headers, stream=True, timeout=20)
+
+
+def test_a_stopping_gateway_lets_open_streams_end(stack: Stack, service: Service) -> None:
+    with hostile_upstream() as upstream:
+        host, port = upstream.server_address
+        service.endpoint = f"http://{host}:{port}/stream-slowly"
+        service.save()
+        key, text = factories.make_key(service=service)
+        gateway = stack.start_gateway(SPOOL_DIR=str(stack.folder / f"spool-{uuid.uuid4()}"))
+        streams = [open_stream(gateway, service, text) for _ in range(20)]
+        gateway.terminate()
+        ends = [stream.text for stream in streams]
+    assert all(end.endswith("data: [DONE]\n\n") for end in ends)
+    assert all(end.count("one ") == 10 for end in ends)
+    wait_for(lambda: not gateway.child.running)
+    wait_for(lambda: len(records(key)) == 20, seconds=10)
+    assert {(row.status, row.total_tokens) for row in records(key).values()} == {("success", 17)}
+    assert live_counters(stack, key) == (20 * 17, 0)
+
+
+def test_a_stream_that_outlives_the_limit_is_cut_and_charged_for_what_it_gave(
+    stack: Stack, service: Service
+) -> None:
+    with hostile_upstream() as upstream:
+        host, port = upstream.server_address
+        service.endpoint = f"http://{host}:{port}/stream-hang"
+        service.on_client_gone = "drain"  # a server that stops drains nothing
+        service.save()
+        key, text = factories.make_key(service=service)
+        spool = str(stack.folder / f"spool-{uuid.uuid4()}")
+        gateway = stack.start_gateway(SPOOL_DIR=spool, drain_seconds=1)
+        stream = open_stream(gateway, service, text)
+        gateway.terminate()
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            stream.content  # noqa: B018 - cut off, and not to be taken for whole
+    wait_for(lambda: len(records(key)) == 1, seconds=10)
+    (row,) = records(key).values()
+    assert (row.status, row.usage["completion_tokens"], row.settlement) == ("cancelled", 8, "lease")
+    assert live_counters(stack, key) == (row.total_tokens, 0)
+
+
 def test_a_stopping_gateway_ends_its_calls_first(stack: Stack, service: Service) -> None:
-    service.endpoint = stack.start_slow_upstream(latency_ms=400)
+    service.endpoint = stack.start_slow_upstream(latency_ms=3000)
     service.save()
     key, text = factories.make_key(service=service)
     gateway = stack.start_gateway(SPOOL_DIR=str(stack.folder / f"spool-{uuid.uuid4()}"))
     assert gateway.consume(service.id, text, {"prompt": "warm up", "max_tokens": 5}).status_code == 200
     load = Load(gateway.url, service, text)
-    threading.Timer(0.2, gateway.terminate).start()
-    load.run(20, at_once=20)
+    loading = threading.Thread(target=load.run, args=(20,), kwargs={"at_once": 20})
+    loading.start()
+    wait_for(lambda: "consumption_open_calls 20.0" in gateway.get("/metrics").text)
+    gateway.terminate()
+    loading.join()
     assert load.statuses == {200: 20}
     wait_for(lambda: len(records(key)) == 21, seconds=10)
     assert {row.settlement for row in records(key).values()} == {"lease"}
