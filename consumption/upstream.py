@@ -14,7 +14,7 @@ from common.errors import Problem
 from consumption.errors import DeadlineExceeded, UpstreamBusy, UpstreamFailed, UpstreamRejected
 from consumption.protocols.base import Exchange
 from consumption.protocols.exchanges import auth_headers
-from consumption.retries import NOT_CONNECTED, Judgement, Verdict, judge, retry_after_of
+from consumption.retries import NOT_CONNECTED, Again, Judgement, Verdict, judge, retry_after_of
 from consumption.routing import Route, Router, Tries
 from consumption.upstream_connection import Broken, Connection, NotConnected, Patience, TooSlow
 from consumption.upstream_pool import UpstreamPool
@@ -68,10 +68,14 @@ class Upstream:
             judged, failure = answer
             pause = tries.pause(judged.again, remaining=outbound.patience.until - clock())
             if pause is None:
+                failure.nothing_done = judged.again is not Again.NOWHERE
                 raise failure
             if pause:
                 await asyncio.sleep(pause)
-        raise failure or UpstreamBusy(retry_after=math.ceil(tries.usable_in() or 1))
+        # What was tried until now could have been tried again: only where nothing was done.
+        failure = failure or UpstreamBusy(retry_after=math.ceil(tries.usable_in() or 1))
+        failure.nothing_done = True
+        raise failure
 
     async def _try(self, route: Route, outbound: Outbound) -> "Answered | tuple[Judgement, Problem]":
         """One endpoint's 200, or what its refusal means. Raises where the work may have been done."""
@@ -104,7 +108,9 @@ class Upstream:
         if connection is None:
             remaining = patience.until - asyncio.get_running_loop().time()
             if remaining <= 0:
-                raise DeadlineExceeded()
+                late = DeadlineExceeded()
+                late.nothing_done = True
+                raise late
             seconds = min(patience.connect, remaining)
             connection = await self._pool.connect(endpoint.base_url, seconds=seconds)
         body = exchange.upstream_body(model=endpoint.model, output_cap=outbound.output_cap)
