@@ -12,6 +12,7 @@ class Problem(Exception):
     ``code``: stable, machine-readable. ``status``: the HTTP status. ``extra``: further members of the
     problem document (numbers and constants only). ``retry_after``: whole seconds, or None.
     ``reached_upstream``: the upstream may have worked, so that a repetition may be paid for twice.
+    ``nothing_done``: the upstream has certainly not worked, so that the call's Idempotency-Key is free again.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -23,6 +24,7 @@ class Problem(Exception):
         self.detail = detail or self.title
         self.retry_after = retry_after
         self.reached_upstream = False
+        self.nothing_done = False
         self.extra = extra
 
     def document(self, request_id: str) -> dict[str, Any]:

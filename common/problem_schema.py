@@ -13,7 +13,7 @@ _MEANINGS = {
     403: "A bad API key, or something that this caller may not do",
     404: "Unknown, or not yours",
     406: "No representation that the client accepts",
-    409: "A call with the same Idempotency-Key is running",
+    409: "A call with the same Idempotency-Key is running, or was made and its answer is not kept",
     413: "The body is too large",
     415: "The body is not application/json",
     422: "A field is not valid; `errors` says which",

@@ -147,6 +147,10 @@ CELERY_BEAT_SCHEDULE = {
     "forget-sign-ins": {"task": "accounts.tasks.forget_expired_sign_ins", "schedule": timedelta(days=1)},
     "anchor-audit": {"task": "audit.tasks.anchor_audit", "schedule": timedelta(minutes=1)},
     "send-key-notices": {"task": "keys.tasks.send_notices", "schedule": timedelta(minutes=1)},
+    "remove-claims": {
+        "task": "consumption.tasks.remove_expired_claims",
+        "schedule": timedelta(minutes=10),
+    },
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
 }
 
@@ -221,6 +225,9 @@ TRUSTED_PROXIES = [parse_network(n) for n in env("TRUSTED_PROXIES").split(",") i
 #: Bytes of a request body that are read at most.
 MAX_BODY_BYTES = int(env("MAX_BODY_BYTES", str(1024 * 1024)))
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+#: Bytes of an answer that are kept at most for duplicates of a call with an ``Idempotency-Key``; of a larger one its
+#: outcome alone.
+IDEMPOTENCY_MAX_ANSWER_BYTES = int(env("IDEMPOTENCY_MAX_ANSWER_BYTES", str(256 * 1024)))
 KAFKA_TOPIC = env("KAFKA_TOPIC", "marketplace.consumption.events")
 EVENT_SOURCE = env("EVENT_SOURCE", "/marketplace/consumption")
 

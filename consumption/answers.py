@@ -27,18 +27,18 @@ def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
     return headers
 
 
-def _request_id(call: Call) -> Headers:
+def _request_id(call: Call, id_: str = "") -> Headers:
     own_name = call.dialect.request_id_header
-    headers = [("x-request-id", call.id)]
+    headers = [("x-request-id", id_ or call.id)]
     if own_name is not None:
-        headers.append((own_name, call.id))
+        headers.append((own_name, id_ or call.id))
     return headers
 
 
-def refusal(call: Call, error: Problem) -> Answer:
-    """A refusal or failure in the call's dialect."""
-    answer = call.dialect.problem(error, call.id)
-    headers = _request_id(call)
+def refusal(call: Call, error: Problem, *, request_id: str = "") -> Answer:
+    """A refusal or failure in the call's dialect. ``request_id``: of the call that it tells of, where it is another."""
+    answer = call.dialect.problem(error, request_id or call.id)
+    headers = _request_id(call, request_id)
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
     if error.reached_upstream:

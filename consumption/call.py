@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from consumption.dialects.base import Dialect
     from consumption.protocols.base import Exchange
 
-AUTHENTICATE, RESOLVE, POLICY, ADMIT, ROUTE, PRICE, SETTLE = map(
-    metrics.STEP_DURATION.of, ("authenticate", "resolve", "policy", "admit", "route", "price", "settle")
+AUTHENTICATE, RESOLVE, POLICY, ADMIT, CLAIM, ROUTE, PRICE, SETTLE = map(
+    metrics.STEP_DURATION.of,
+    ("authenticate", "resolve", "policy", "admit", "claim", "route", "price", "settle"),
 )
 
 
@@ -25,21 +26,29 @@ class Call:
     """What came in, from whichever transport and in whichever dialect.
 
     ``key``: the presented API key, or None; ``address``: the client's; ``service_id``: from the path, where the
-    dialect has it there. ``id`` is ``request_id`` as text.
+    dialect has it there; ``idempotency_key``: as it came, None where there is none. ``id`` is ``request_id`` as text.
     """
 
     __slots__ = (
-        "_lap_began", "address", "body", "dialect", "id", "key", "request_id", "service_id", "started",
+        "_lap_began", "address", "body", "dialect", "id", "idempotency_key", "key", "request_id", "service_id",
+        "started",
     )  # fmt: skip
 
     def __init__(
-        self, dialect: "Dialect", key: str | None, address: str, service_id: str = "", body: bytes = b""
+        self,
+        dialect: "Dialect",
+        key: str | None,
+        address: str,
+        service_id: str = "",
+        body: bytes = b"",
+        idempotency_key: str | None = None,
     ) -> None:
         self.dialect = dialect
         self.key = key
         self.address = address
         self.service_id = service_id
         self.body = body
+        self.idempotency_key = idempotency_key
         self.request_id: uuid.UUID = uuid7()
         self.id = str(self.request_id)
         self.started = self._lap_began = time.perf_counter()

@@ -41,3 +41,18 @@ class ServiceSuspended(Problem):
 
 class LeaseLost(Problem):
     code, status, title = "lease_lost", 503, "The call was cut: its reservation had ended"
+
+
+class IdempotencyInFlight(Problem):
+    code, status, title = "idempotency_in_flight", 409, "A call with this Idempotency-Key is running"
+
+
+class IdempotencyKeyReused(InvalidField):
+    code, title = "idempotency_key_reused", "This Idempotency-Key was used for another request"
+
+
+class IdempotencyOutcomeOnly(Problem):
+    """``outcome``: what the ledger says of the call."""
+
+    code, status = "idempotency_outcome_only", 409
+    title = "The call with this Idempotency-Key was made, and its answer is not kept"

@@ -13,6 +13,7 @@ from consumption.answers import refusal
 from consumption.call import ADMIT, AUTHENTICATE, POLICY, RESOLVE, Call, Routing, Terms
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import AccessDenied, PolicyDenied, ServiceNotFound, ServiceSuspended
+from consumption.idempotency import Idempotency
 from consumption.paid_call import PaidCall
 from consumption.protocols.exchanges import routing_of
 from consumption.relay import Stream
@@ -40,6 +41,7 @@ class Gateway:
         admission: Admission,
         upstream: Upstream,
         settlement: Settlement,
+        idempotency: Idempotency,
         events: EventBuffer,
         most_body_bytes: int,
     ) -> None:
@@ -47,6 +49,7 @@ class Gateway:
         self.admission = admission
         self.upstream = upstream
         self.settlement = settlement
+        self.idempotency = idempotency
         self.events = events
         self.most_body_bytes = most_body_bytes
         #: Replaced as a whole when the database says that it changed.
@@ -59,6 +62,11 @@ class Gateway:
         grant.require(Scope.CONSUME)
         call.lap(AUTHENTICATE)
         request = call.dialect.parse(call, most_bytes=self.most_body_bytes)
+        once = None
+        if call.idempotency_key is not None:
+            once = self.idempotency.of(call, grant.consumer_id)
+            if (told := await once.told()) is not None:
+                return told
         terms = self.resolve(call, grant, request)
         call.lap(RESOLVE)
         self.check_policy(call, terms, request)
@@ -67,8 +75,11 @@ class Gateway:
         entry = settlement.unsettled_entry(call, terms, request)
         lease = await self.admit(call, terms, request, entry)
         call.lap(ADMIT)
+        if once is not None and (told := await once.claim(lease, entry)) is not None:
+            return told
         paid = PaidCall(self.upstream, self.settlement, call, terms, request, routing, lease, entry)
-        return await (paid.stream() if request.stream else paid.serve())
+        serving = paid.stream() if request.stream else paid.serve()
+        return await (serving if once is None else once.keep(serving))
 
     async def answer(self, call: Call) -> Answer | Stream:
         """``consume``, with every refusal, failure and defect turned into the answer that callers see."""

@@ -267,7 +267,8 @@ class PaidExchange:
         if self._dialect is MARKETPLACE:
             service_id = self._path[len(_CONSUME) :].rstrip(b"/").decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Call(self._dialect, self._key(), self._client(), service_id, body)
+        key, address = self._key(), self._client()
+        return Call(self._dialect, key, address, service_id, body, self._idempotency_key())
 
     def _key(self) -> str | None:
         x_api_key = None
@@ -284,6 +285,11 @@ class PaidExchange:
             return self._address
         hops = [value.decode("latin-1") for name, value in self._headers if name == b"x-forwarded-for"]
         return client_address(self._address, ",".join(hops))
+
+    def _idempotency_key(self) -> str | None:
+        # A header that comes twice is one list, as Django has it.
+        told = [value for name, value in self._headers if name == b"idempotency-key"]
+        return b",".join(told).decode("latin-1") if told else None
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from catalog import snapshot
 from consumption.changes import ChangeListener
 from consumption.endpoint_troubles import TroubleTeller
 from consumption.gateway import Gateway
+from consumption.idempotency import Idempotency
+from consumption.kept_answers import KeptAnswers
 from consumption.settlement import Settlement
 from consumption.spool import Spool
 from consumption.upstream import Upstream
@@ -54,6 +56,9 @@ class Runtime:
             admission=self.admission,
             upstream=Upstream(max_connections=settings.UPSTREAM_MAX_CONNECTIONS),
             settlement=self.settlement,
+            idempotency=Idempotency(
+                KeptAnswers(self.line, most_bytes=settings.IDEMPOTENCY_MAX_ANSWER_BYTES), self.settlement
+            ),
             events=self.events,
             most_body_bytes=settings.MAX_BODY_BYTES,
         )
@@ -107,6 +112,7 @@ class Runtime:
         await self.line.stop()
         await self.gateway.upstream.close()
         self.gateway.keyring.close()
+        self.gateway.idempotency.close()
         self.spool.close()
 
     @property

@@ -96,6 +96,15 @@ class Settlement:
         self._open[lease.request_id] = (lease.shard, asyncio.current_task())
         self.idle.clear()
 
+    def is_open(self, request_id: uuid.UUID) -> bool:
+        """Whether a call was let in and is not settled yet."""
+        return request_id in self._open
+
+    async def release(self, lease: Lease) -> None:
+        """End a call that never left for the upstream: it consumes no quota and leaves no record."""
+        self._closed(lease.request_id)
+        await self._admission.release(lease)
+
     def lost(self, request_id: uuid.UUID) -> bool:
         """Whether the call was cut because its lease had ended."""
         return request_id in self._lost

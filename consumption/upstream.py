@@ -70,10 +70,14 @@ class Upstream:
             judged, failure = answer
             pause = tries.pause(judged.again, remaining=outbound.patience.until - clock())
             if pause is None:
+                failure.nothing_done = judged.again is not Again.NOWHERE
                 raise failure
             if pause:
                 await asyncio.sleep(pause)
-        raise failure or UpstreamBusy(retry_after=math.ceil(tries.usable_in() or 1))
+        # What was tried until now could have been tried again: only where nothing was done.
+        failure = failure or UpstreamBusy(retry_after=math.ceil(tries.usable_in() or 1))
+        failure.nothing_done = True
+        raise failure
 
     async def _try(self, route: Route, outbound: Outbound) -> "Answered | tuple[Judgement, Problem]":
         """One endpoint's 200, or what its refusal means. Raises where the work may have been done."""
@@ -111,7 +115,9 @@ class Upstream:
         if connection is None:
             remaining = patience.until - asyncio.get_running_loop().time()
             if remaining <= 0:
-                raise DeadlineExceeded()
+                late = DeadlineExceeded()
+                late.nothing_done = True
+                raise late
             seconds = min(patience.connect, remaining)
             connection = await self._pool.connect(endpoint.base_url, seconds=seconds)
         request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (

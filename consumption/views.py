@@ -35,6 +35,17 @@ from consumption.transport import DIALECTS, MARKETPLACE, address_of, key_of
 #: How long a client may leave what was sent unread.
 WRITE_SECONDS = 60.0
 
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    OpenApiParameter.HEADER,
+    description="However often the call is repeated under this key within 24 hours, it is made and charged once. A "
+    "duplicate gets the first call's answer, with `Idempotent-Replayed: true` and the first `X-Request-Id`; 409 "
+    "`idempotency_in_flight` while that is running; 409 `idempotency_outcome_only` where it is over and the answer is "
+    "not kept (too large, or lost); 422 `idempotency_key_reused` where the path or the body is another. The key is "
+    "free again where the call was refused or the upstream certainly did nothing.",
+)
+
 Response_ = TypeVar("Response_", bound=HttpResponseBase)
 
 
@@ -52,15 +63,15 @@ class ConsumeView(OpenView):
         operation_id="consume",
         summary="Call an LLM service",
         request=ConsumeRequestSerializer,
-        parameters=[OpenApiParameter("service_id", str, OpenApiParameter.PATH)],
+        parameters=[OpenApiParameter("service_id", str, OpenApiParameter.PATH), IDEMPOTENCY_KEY],
         responses={
             200: ConsumeResponseSerializer,
-            **problems(400, 401, 402, 403, 404, 413, 422, 429, 502, 503, 504),
+            **problems(400, 401, 402, 403, 404, 409, 413, 422, 429, 502, 503, 504),
         },
         auth=[{"apiKey": []}],  # type: ignore[list-item]  # a security requirement; its stub knows names only
         tags=["consumption"],
         description="One paid call: checked, limited, routed, priced and recorded. `X-Cost` tells what it cost, "
-        "`RateLimit-*` what is left of the rate.",
+        "`RateLimit-*` what is left of the rate. With an `Idempotency-Key` it may be repeated and is paid for once.",
         examples=[
             OpenApiExample(
                 "A prompt",
@@ -159,6 +170,7 @@ async def _paid(request: Request, call: Call) -> HttpResponseBase:
         return _response(refusal(call, Unavailable("This process does not serve calls")))
     try:
         call.body = request._request.body
+        call.idempotency_key = request.headers.get("Idempotency-Key")
     except RequestDataTooBig:
         return _response(refusal(call, TooLarge()))
     answer = await running.gateway.answer(call)

@@ -134,6 +134,7 @@ def _bound_of_document(block: dict[str, Any]) -> int:
 class Anthropic:
     """The dialect."""
 
+    name = "anthropic /messages"
     request_id_header: str | None = "request-id"
 
     def parse(self, call: Call, *, most_bytes: int) -> _Paid:

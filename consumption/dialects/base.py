@@ -65,9 +65,15 @@ class PaidRequest(Exchange, Protocol):
 
 
 class Dialect(Protocol):
-    """One way of speaking. ``request_id_header``: where its clients look for the id, if not in ``x-request-id``."""
+    """One way of speaking. ``request_id_header``: where its clients look for the id, if not in ``x-request-id``.
+
+    ``name``: which dialect, and for which of its paths.
+    """
 
     request_id_header: str | None
+
+    @property
+    def name(self) -> str: ...
 
     def parse(self, call: Call, *, most_bytes: int) -> PaidRequest:
         """The request in a call. Raises ``TooLarge``, ``Malformed`` or ``InvalidField``."""

@@ -108,6 +108,7 @@ class _Paid(SpeaksOpenAi):
 class Marketplace:
     """The dialect of our own API."""
 
+    name = "consume"
     request_id_header: str | None = None
 
     def parse(self, call: Call, *, most_bytes: int) -> _Paid:

@@ -84,6 +84,7 @@ class OpenAi:
 
     def __init__(self, path: str, *, prompt: str, writes: bool = True) -> None:
         self.path = path
+        self.name = f"openai {path}"
         self._prompt = prompt
         self._writes = writes
 

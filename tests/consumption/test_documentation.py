@@ -63,6 +63,14 @@ def test_who_may_call_is_described(document: Any) -> None:
     assert who["post /api/v1/token"] == []
 
 
+def test_a_paid_call_may_carry_an_idempotency_key(document: Any) -> None:
+    call = document["paths"]["/api/v1/consume/{service_id}"]["post"]
+    (header,) = [each for each in call["parameters"] if each["in"] == "header"]
+    assert (header["name"], header.get("required", False)) == ("Idempotency-Key", False)
+    assert header["schema"] == {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+    assert "409" in call["responses"]
+
+
 def test_every_refusal_is_a_problem_document(document: Any) -> None:
     for path, item in document["paths"].items():
         for call in item.values():

@@ -131,6 +131,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "redirect": sends(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
     "many-headers": sends(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\n"),
     "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 6\r\n\r\nsecret"),
+    "busy": sends(b"HTTP/1.1 503 Busy\r\nContent-Length: 6\r\n\r\nsecret"),
     "fails": sends(b"HTTP/1.1 500 No\r\nContent-Length: 6\r\n\r\nsecret"),
     "works": sends(ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
     "later": sends(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"),

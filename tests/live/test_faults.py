@@ -206,8 +206,7 @@ def open_stream(gateway: GatewayProcess, service: Service, text: str) -> request
 
 def test_a_stopping_gateway_lets_open_streams_end(stack: Stack, service: Service) -> None:
     with hostile_upstream() as upstream:
-        host, port = upstream.server_address[:2]
-        service.endpoint = f"http://{host}:{port}/stream-slowly"
+        service.endpoint = f"http://127.0.0.1:{upstream.server_address[1]}/stream-slowly"
         service.save()
         key, text = factories.make_key(service=service)
         gateway = stack.start_gateway(SPOOL_DIR=str(stack.folder / f"spool-{uuid.uuid4()}"))
@@ -226,8 +225,7 @@ def test_a_stream_that_outlives_the_limit_is_cut_and_charged_for_what_it_gave(
     stack: Stack, service: Service
 ) -> None:
     with hostile_upstream() as upstream:
-        host, port = upstream.server_address[:2]
-        service.endpoint = f"http://{host}:{port}/stream-hang"
+        service.endpoint = f"http://127.0.0.1:{upstream.server_address[1]}/stream-hang"
         service.on_client_gone = "drain"  # a server that stops drains nothing
         service.save()
         key, text = factories.make_key(service=service)
