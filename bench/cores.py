@@ -40,3 +40,8 @@ def move(pids: list[int], *cores: int) -> None:
         for thread in Path(f"/proc/{pid}/task").glob("*"):
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(int(thread.name), set(cores))
+
+
+def open_files() -> int:
+    """How many files a process of ours may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

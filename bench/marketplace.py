@@ -70,11 +70,15 @@ class Marketplace:
             self.layout, Ports(free_port(), free_port(), free_port()), self.postgres.url, self.valkey.url
         )
         self._run("migrate", manage("migrate", "--noinput"))
-        self._run("seed", [sys.executable, "-m", "bench.seed", upstream, str(self.keys_file)])
+        self.point_at(upstream)
         mark.set()
         self._drain = self._process("drain", manage("drain_usage"))
         self._drain.start()
         self.calls = seed.calls_of(json.loads(self.keys_file.read_text()))
+
+    def point_at(self, upstream: str) -> None:
+        """All services get another upstream."""
+        self._run("seed", [sys.executable, "-m", "bench.seed", upstream, str(self.keys_file)])
 
     def gateway(self, name: str = "gateway") -> Gateway:
         """One more gateway, not started yet."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.process import Process
-from devstack.ports import free_port
+from devstack.ports import remembered_port
 from devstack.private import private_folder
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 24, 48
@@ -77,13 +77,13 @@ class Nginx(Process):
     """One worker, in the foreground, everything it writes below `folder`."""
 
     def __init__(self, name: str, folder: Path, *, location: str, upstream: str = "") -> None:
-        self.port = free_port()
         private_folder(folder)
+        self.port = remembered_port(folder / "port")
         configuration = CONFIGURATION.format(
             folder=folder, port=self.port, location=location, upstream=upstream, files=16_384
         )
         (folder / "nginx.conf").write_text(configuration)
-        command = [
+        command: list[str | Path] = [
             binary(), "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log", "-g", "daemon off;"
         ]  # fmt: skip
         if os.geteuid() == 0:

@@ -60,6 +60,16 @@ class Process:
                 raise BenchError(f"{self.name} does not start: {last_line(self.log)} (see {self.log})")
             time.sleep(POLL_SECONDS)
 
+    def said(self, word: str, *, seconds: float = 60.0) -> str:
+        """The rest of the first line of its log that begins with `word`."""
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline:
+            for line in self.log.read_text(errors="replace").splitlines():
+                if line.startswith(word):
+                    return line.removeprefix(word).strip()
+            time.sleep(POLL_SECONDS)
+        raise BenchError(f"{self.name} does not start: {last_line(self.log)} (see {self.log})")
+
     def wait(self, *, seconds: float) -> None:
         """Until it has ended by itself, with exit code 0. Raises BenchError otherwise."""
         try:
@@ -75,11 +85,15 @@ class Process:
             return
         self.signal(signal.SIGCONT)
         if self.running:
-            self._process.terminate()
+            self.ask_to_stop()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
         self.signal(signal.SIGKILL)
         self._process.wait()
+
+    def ask_to_stop(self) -> None:
+        if self.running:
+            os.kill(self.pid, signal.SIGTERM)
 
     def signal(self, number: signal.Signals) -> None:
         """To all of the session's first process group."""

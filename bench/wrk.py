@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import statistics
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +140,12 @@ def binary() -> str:
     return found
 
 
+def version() -> str:
+    """It tells it together with its usage, and fails."""
+    said = subprocess.run([binary(), "-v"], capture_output=True, text=True, check=False).stdout
+    return said.split()[1]
+
+
 def script_of(target: Target, *, seconds: int, start: int) -> str:
     models = sorted({model for _, model in target.calls})
     numbers = {model: number for number, model in enumerate(models, 1)}
@@ -177,8 +182,3 @@ def cost_of(
     before = server.cpu_seconds()
     load = Wrk(folder, target, seconds=seconds, connections=connections, rest=rest).start().result()
     return Cost(load, server.cpu_seconds() - before)
-
-
-def median_cost(costs: list[Cost]) -> float:
-    """Microseconds of CPU for one call."""
-    return statistics.median(cost.cpu_us for cost in costs)
