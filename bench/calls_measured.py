@@ -3,7 +3,6 @@
 import statistics
 from pathlib import Path
 
-from bench.contenders import Contender, compare
 from bench.figures import Figure
 from bench.ledger import LedgerWatch
 from bench.marketplace import Gateway, Marketplace
@@ -11,7 +10,7 @@ from bench.nginx import ANSWER_TOKENS, Nginx
 from bench.open_loop import Latencies, measure
 from bench.plan import Plan
 from bench.report import say
-from bench.wrk import Cost, Wrk
+from bench.wrk import Cost, Load, Wrk
 from bench.wrong_keys import good_key_latency, wrong_requests
 
 RATE = 1000
@@ -23,35 +22,18 @@ def spread(values: list[float]) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def throughput(
-    folder: Path,
-    ours: Gateway,
-    others: list[Contender],
-    peers: list[Contender],
-    ledger: LedgerWatch,
-    plan: Plan,
-) -> tuple[list[Figure], dict[str, list[Cost]]]:
-    """CPU of one call for every contender, by turns."""
-    mine = Contender(ours.process, ours.target, "", pausable=False)
-    costs = compare(folder, [mine, *others, *peers], rounds=plan.rounds, seconds=plan.seconds)
-    ledger.expect(sum(cost.load.answered for cost in costs["ours"]), ANSWER_TOKENS)
+def throughput(ours: Gateway, costs: dict[str, list[Cost]], peers: list[str]) -> list[Figure]:
+    """From the CPU of one call, ours and the other gateways'."""
     medians = {
         name: statistics.median(cost.per_cpu_second for cost in found) for name, found in costs.items()
     }
-    fastest = max((peer.target.name for peer in peers), key=lambda name: medians[name])
-    own = spread([cost.per_cpu_second for cost in costs["ours"]])
-    figures = [
-        Figure("calls per CPU-second, 64 connections", medians["ours"], AT_LEAST, AIM, "/s", True, own),
-        Figure(
-            f"the same, against the fastest other ({fastest})",
-            medians["ours"] / medians[fastest],
-            AT_LEAST_TIMES,
-            AIM_TIMES,
-            "times",
-            True,
-        ),
+    mine, fastest = medians[ours.target.name], max(peers, key=medians.__getitem__)
+    own = spread([cost.per_cpu_second for cost in costs[ours.target.name]])
+    times = mine / medians[fastest]
+    return [
+        Figure("calls per CPU-second, 64 connections", mine, AT_LEAST, AIM, "/s", True, own),
+        Figure(f"the same against {fastest}, the fastest", times, AT_LEAST_TIMES, AIM_TIMES, "times", True),
     ]
-    return figures, costs
 
 
 def added_latency(
@@ -135,4 +117,5 @@ def cost_together(folder: Path, gateways: list[Gateway], seconds: int) -> Cost:
     )
     answered = sum(load.answered for load in found)
     slowest = max(found, key=lambda load: load.p99_ms)
-    return Cost(type(slowest)(answered, seconds, slowest.p50_ms, slowest.p99_ms), spent)
+    together = Load(answered, seconds, slowest.p50_ms, slowest.p99_ms, sum(load.refused for load in found))
+    return Cost(together, spent)

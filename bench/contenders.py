@@ -1,5 +1,6 @@
 """Ours, nginx and the other gateways by turns, each alone on the measured core."""
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.calls import Target
+from bench.connections import send_all
 from bench.cores import GATEWAY_CORE
 from bench.errors import BenchError
 from bench.nginx import Nginx
@@ -17,8 +19,8 @@ from bench.running import Running
 from bench.wrk import REST_SECONDS, Cost, cost_of
 
 FEWEST_PEERS = 2
-# Long enough for what compiles as it runs, and for pools to fill.
-WARM_UP_SECONDS = 2
+# Enough for pools to fill, and for what compiles as it runs to begin with it.
+WARM_UP_CALLS = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def start_peers(running: Running, folder: Path, upstream: Nginx) -> tuple[list[C
             peer = running.add(Peer(recipe, folder / "peers", upstream))
             peer.launch(GATEWAY_CORE)
             contender = Contender(peer, peer.target, recipe.does_not, recipe.version, peer.rest)
-            cost_of(folder, peer.target, peer, seconds=WARM_UP_SECONDS, rest=peer.rest)
+            asyncio.run(send_all(peer.target.port, peer.target.requests() * WARM_UP_CALLS))
         except BenchError as error:
             skipped.append(f"{recipe.name} is left out: {error}")
             say(f"  {skipped[-1]}")
@@ -53,23 +55,40 @@ def start_peers(running: Running, folder: Path, upstream: Nginx) -> tuple[list[C
     return contenders, skipped
 
 
-def require_peers(contenders: list[Contender]) -> None:
-    if len(contenders) < FEWEST_PEERS:
-        raise BenchError(f"only {len(contenders)} other gateways ran, and {FEWEST_PEERS} are needed")
+def require_peers(names: list[str]) -> None:
+    if len(names) < FEWEST_PEERS:
+        raise BenchError(f"of the other gateways only {names or 'none'} ran, and {FEWEST_PEERS} are needed")
 
 
-def compare(folder: Path, contenders: list[Contender], *, rounds: int, seconds: int) -> dict[str, list[Cost]]:
-    """Every contender once a round, so that what else the machine does meets all of them alike."""
-    costs: dict[str, list[Cost]] = {contender.target.name: [] for contender in contenders}
+def compare(
+    folder: Path, ours: Contender, others: list[Contender], *, rounds: int, seconds: int
+) -> tuple[dict[str, list[Cost]], list[str]]:
+    """Every contender once a round, so that what else the machine does meets all of them alike.
+
+    Also a line for each of the others that did not answer every call: it is left out. Where it is ours: BenchError.
+    """
+    costs: dict[str, list[Cost]] = {contender.target.name: [] for contender in (ours, *others)}
+    broken: dict[str, str] = {}
     for number in range(rounds):
-        for contender in contenders:
-            with alone(contender):
-                cost = cost_of(
-                    folder, contender.target, contender.process, seconds=seconds, rest=contender.rest
-                )
-            costs[contender.target.name].append(cost)
-            say(f"  round {number + 1}  {told(contender.target.name, cost)}")
-    return costs
+        for contender in (ours, *others):
+            name = contender.target.name
+            if name in broken:
+                continue
+            try:
+                costs[name].append(measured_alone(folder, contender, seconds))
+            except BenchError as error:
+                if contender is ours:
+                    raise
+                broken[name] = f"{name} is left out: {error}"
+                say(f"  {broken[name]}")
+                continue
+            say(f"  round {number + 1}  {told(name, costs[name][-1])}")
+    return {name: found for name, found in costs.items() if name not in broken}, list(broken.values())
+
+
+def measured_alone(folder: Path, contender: Contender, seconds: int) -> Cost:
+    with alone(contender):
+        return cost_of(folder, contender.target, contender.process, seconds=seconds, rest=contender.rest)
 
 
 @contextlib.contextmanager
@@ -90,5 +109,5 @@ def pause(contender: Contender) -> None:
 def told(name: str, cost: Cost) -> str:
     return (
         f"{name:10} {cost.cpu_us:9.1f} µs of CPU a call, {cost.per_cpu_second:7,.0f} calls a CPU-second, "
-        f"{cost.load.per_second:7,.0f} calls/s, p99 {cost.load.p99_ms:.1f} ms"
+        f"{cost.load.per_second:7,.0f} calls/s, p99 {cost.load.p99_ms:.1f} ms, {cost.load.refused} refused"
     )

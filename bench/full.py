@@ -12,7 +12,7 @@ from bench import calls_measured as calls
 from bench import machine, nginx, origin
 from bench import streams_measured as streams
 from bench.calls import target
-from bench.contenders import Contender, pause, require_peers, start_peers
+from bench.contenders import Contender, compare, pause, require_peers, start_peers
 from bench.cores import GATEWAY_CORE, OTHER_CORE
 from bench.figures import HEAD, Figure, number, table
 from bench.ledger import LedgerWatch
@@ -90,13 +90,9 @@ class Run:
         pause(bare)
         with self.section("Starting the others"):
             peers, self.skipped = start_peers(running, self.folder, self.upstream)
-        require_peers(peers)
         self.contenders = [bare, *peers]
         with self.section("CPU of a call, by turns"):
-            figures, self.costs = calls.throughput(
-                self.folder, gateway, [bare], peers, self.ledger, self.plan
-            )
-            self.figures += figures
+            self._compare(gateway)
         loaded, loaded_sessions = gateway.process.rss(), machine.sessions(*self.urls)
         for contender in self.contenders:
             contender.process.stop(seconds=5)
@@ -105,6 +101,17 @@ class Run:
             self.figures.append(calls.wrong_keys(gateway, self.marketplace, self.ledger, self.plan))
         self._two(gateway)
         self._check_ledger()
+
+    def _compare(self, gateway: Gateway) -> None:
+        mine = Contender(gateway.process, gateway.target, "", pausable=False)
+        self.costs, broken = compare(
+            self.folder, mine, self.contenders, rounds=self.plan.rounds, seconds=self.plan.seconds
+        )
+        self.skipped += broken
+        self.ledger.expect(sum(cost.load.answered for cost in self.costs["ours"]), ANSWER_TOKENS)
+        peers = [name for name in self.costs if name not in ("ours", "nginx")]
+        require_peers(peers)
+        self.figures += calls.throughput(gateway, self.costs, peers)
 
     def _latency(
         self, gateway: Gateway, idle: int, loaded: int, sessions: tuple[tuple[int, int], ...]

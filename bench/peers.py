@@ -43,12 +43,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Start:
-    """How it is started, and how it is called. `ready` answers 200 once it serves."""
+    """How it is started, and how it is called. `ready` answers 200 once it serves; without it, its log tells."""
 
     command: list[str | Path]
-    ready: str
     headers: dict[str, str]
     model: str
+    ready: str = ""
     env: dict[str, str] = field(default_factory=dict)
     path: str = PATH
     # It chooses its own port and says its URL in its log, after this word.
@@ -86,7 +86,6 @@ def start_tensorzero(place: Place) -> Start:
     )
     return Start(
         [place.bin("python"), "-c", code, configuration],
-        ready="/health",
         headers={},
         model="tensorzero::model_name::bench",
         path="/openai/v1/chat/completions",
@@ -197,7 +196,8 @@ class Peer(Process):
         self.start(core)
         if self._start.url_after:
             self.url = self.said(self._start.url_after).rpartition("/openai")[0]
-        self.wait_for(self.url + self._start.ready)
+        if self._start.ready:
+            self.wait_for(self.url + self._start.ready)
 
 
 def install(requirement: str, folder: Path) -> None:
