@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 PATH = "/v1/chat/completions"
 QUESTION = "Explain in one sentence what a quantum computer does that a classical one does not."
 MAX_TOKENS = 64
+# A gateway that waits too long for a busy Valkey answers 503 and consumes nothing. More than this share of the calls,
+# and the run is not valid.
+MOST_REFUSED = 0.001
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Target:
     def requests(self, **options: object) -> list[bytes]:
         """Every call of the rotation as it goes over the wire; `options` are further fields of its body."""
         return [request(self.path, headers, body_of(model, **options)) for headers, model in self.calls]
+
+    def streams(self, count: int, **options: object) -> list[bytes]:
+        """So many streamed calls, by the same rotation."""
+        calls = self.requests(stream=True, **options)
+        return [calls[number % len(calls)] for number in range(count)]
 
 
 def target(name: str, url: str, calls: list[tuple[str, str]]) -> Target:

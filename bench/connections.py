@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import httptools
 
@@ -10,7 +11,7 @@ from bench.errors import BenchError
 
 LONGEST_ANSWER_SECONDS = 30.0
 OK, UNAVAILABLE = 200, 503
-PAUSES = (0.2, 0.5, 1.0, 1.0, 1.0)
+PAUSES = (0.2, 0.5, *[1.0] * 20)
 
 
 class Connection(asyncio.Protocol):
@@ -44,8 +45,7 @@ class Connection(asyncio.Protocol):
             done(status)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what create_connection promises
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -72,7 +72,8 @@ async def connected(port: int, count: int) -> AsyncIterator[list[Connection]]:
 async def send_all(port: int, requests: list[bytes], *, at_once: int = 8) -> int:
     """Each of them once, answered 200. Returns how many; raises BenchError for any other answer.
 
-    A 503 consumed nothing and is asked again: proving a thousand keys leaves Valkey little of either core.
+    A 503 consumed nothing and is asked again: proving a thousand keys leaves Valkey little of either core, and after a
+    start counters may still be being rebuilt.
     """
     waiting = iter(requests)
 

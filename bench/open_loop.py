@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import uvloop
 
-from bench.connections import Connection, connected
+from bench import calls
+from bench.connections import UNAVAILABLE, Connection, connected
 from bench.errors import BenchError
 
 # The loop's own timers know milliseconds; a call every millisecond wants better ones.
@@ -53,9 +54,11 @@ def ticking(interval: float) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Latencies:
-    """Seconds, sorted."""
+    """Seconds, sorted; how many calls were answered as they should, and how many 503."""
 
     sorted_seconds: list[float]
+    answered: int = 0
+    refused: int = 0
 
     def at(self, share: float) -> float:
         """Milliseconds that this share of the calls did not exceed."""
@@ -87,12 +90,14 @@ class OpenLoop:
                 await self._leave_on_time(timer)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._finished.wait(), ANSWER_SECONDS)
-        if len(self._latencies) < self.total or self._unexpected:
+        refused = self._unexpected.pop(UNAVAILABLE, 0)
+        came = len(self._latencies)
+        if came < self.total or self._unexpected or refused > came * calls.MOST_REFUSED:
             raise BenchError(
-                f"of {self.total} calls {len(self._latencies)} were answered, unexpectedly: {dict(self._unexpected)}"
+                f"of {self.total} calls {came} were answered; {refused} 503, {dict(self._unexpected)}"
             )
         skipped = int(SETTLE_SECONDS / self._interval)
-        return Latencies(sorted(self._latencies[skipped:]))
+        return Latencies(sorted(self._latencies[skipped:]), came - refused, refused)
 
     async def _leave_on_time(self, timer: int) -> None:
         loop = asyncio.get_running_loop()

@@ -102,7 +102,7 @@ def full_load(running: Running, folder: Path, gateway: Gateway, ledger: LedgerWa
 def stop_under_load(gateway: Gateway, ledger: LedgerWatch) -> None:
     """SIGTERM with open streams: each comes to its end, and the gateway to its own."""
     told = {"chunks": STREAM_SECONDS * 5, "every_ms": 200}
-    requests = gateway.target.requests(stream=True, bench=told)[:OPEN_STREAMS]
+    requests = gateway.target.streams(OPEN_STREAMS, bench=told)
     say(f"SIGTERM with {OPEN_STREAMS} streams open")
     uvloop.run(_stop_under_load(gateway, requests))
     gateway.process.wait(seconds=STOP_SECONDS)

@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import uvloop
@@ -70,9 +70,8 @@ class Streamer(asyncio.Protocol):
         self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what create_server promises
-        self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -78,7 +78,7 @@ def first_chunk(gateway: Gateway, upstream: StreamUpstream, ledger: LedgerWatch,
     per_second = FIRST_CHUNK_STREAMS / FIRST_CHUNK_STREAM_SECONDS
     told = {"chunks": int(FIRST_CHUNK_STREAM_SECONDS * 10), "every_ms": 100}
     count = int(plan.first_chunk_seconds * per_second)
-    requests = gateway.target.requests(stream=True, bench=told)[:count]
+    requests = gateway.target.streams(count, bench=told)
     p99 = {}
     for name, port in (("gateway", gateway.port), ("direct", upstream.port)):
         found = streams.first_chunks(port, requests, per_second=per_second, open_at_once=FIRST_CHUNK_STREAMS)
@@ -96,8 +96,7 @@ def many_open(gateway: Gateway, ledger: LedgerWatch, plan: Plan) -> list[Figure]
     if count < plan.open_streams:
         say(f"  {count} streams, not {plan.open_streams}: {open_files()} open files are allowed here")
     chunks = math.ceil(count / plan.opened_per_second + plan.hold_seconds + 4)
-    calls = gateway.target.requests(stream=True, bench={"chunks": chunks, "every_ms": 1000})
-    requests = [calls[number % len(calls)] for number in range(count)]
+    requests = gateway.target.streams(count, bench={"chunks": chunks, "every_ms": 1000})
     before = gateway.process.rss()
     found = streams.many_open(
         gateway.port,

@@ -6,14 +6,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import calls
 from bench.calls import Target, body_of
 from bench.errors import BenchError
 from bench.process import Process
 
 # Nothing new is sent for this long before wrk hangs up, so that it counts every call that the ledger counts.
 REST_SECONDS = 1
-# A gateway that waits too long for a busy Valkey says so; more than this share of the calls and the run is not valid.
-MOST_REFUSED = 0.001
 SCRIPT = """
 local ffi = require("ffi")
 ffi.cdef[[
@@ -132,7 +131,7 @@ class Wrk:
             raise BenchError(f"wrk against {self.name} said: {said.strip()[-500:]}")
         told = json.loads(found[0].removeprefix("RESULT "))
         answered = told["requests"] - told["refused"]
-        if told["refused"] > told["requests"] * MOST_REFUSED or told["broken"] or not answered:
+        if told["refused"] > told["requests"] * calls.MOST_REFUSED or told["broken"] or not answered:
             raise BenchError(f"{self.name} did not answer every call of wrk's with 200: {told}")
         return Load(answered, self.seconds, told["p50_ms"], told["p99_ms"], told["refused"])
 
