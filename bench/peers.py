@@ -67,7 +67,7 @@ class Recipe:
 
     @property
     def version(self) -> str:
-        return self.requirement.rpartition("@" if self.requirement.startswith("@") else "==")[2].lstrip("=")
+        return self.requirement.rpartition("@" if self.requirement.startswith("@") else "==")[2]
 
 
 def start_tensorzero(place: Place) -> Start:
