@@ -104,14 +104,14 @@ def stop_under_load(gateway: Gateway, ledger: LedgerWatch) -> None:
     told = {"chunks": STREAM_SECONDS * 5, "every_ms": 200}
     requests = gateway.target.streams(OPEN_STREAMS, bench=told)
     say(f"SIGTERM with {OPEN_STREAMS} streams open")
-    uvloop.run(_stop_under_load(gateway, requests))
+    ended = uvloop.run(_stop_under_load(gateway, requests))
     gateway.process.wait(seconds=STOP_SECONDS)
-    ledger.expect(OPEN_STREAMS, TOTAL_TOKENS)
+    ledger.expect(ended, TOTAL_TOKENS)
 
 
-async def _stop_under_load(gateway: Gateway, requests: list[bytes]) -> None:
+async def _stop_under_load(gateway: Gateway, requests: list[bytes]) -> int:
     seen = Seen()
     await open_streams(gateway.port, seen, requests, per_second=OPEN_STREAMS / SIGNAL_AFTER_SECONDS * 2)
     await asyncio.sleep(SIGNAL_AFTER_SECONDS / 2)
     gateway.process.ask_to_stop()
-    await wait_until_ended(seen, len(requests))
+    return await wait_until_ended(seen, len(requests))

@@ -10,6 +10,7 @@ from typing import cast
 
 import uvloop
 
+from bench import calls
 from bench.errors import BenchError
 from bench.open_loop import Latencies, no_garbage_collection
 
@@ -24,6 +25,7 @@ class Seen:
 
     chunks: int = 0
     ended: int = 0
+    refused: int = 0
     open_now: int = 0
     first_chunk: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
@@ -63,6 +65,11 @@ class Reader(asyncio.Protocol):
     def _begin(self, data: bytes, now: float) -> bool:
         """The first event is what counts; the head alone tells a reader nothing."""
         text = self._tail + data
+        if text.startswith(b"HTTP/1.1 503"):
+            self._asked = False
+            self._seen.refused += 1
+            self._transport.close()
+            return False
         if not text.startswith(b"HTTP/1.1 200"):
             self._break(text[:200].decode(errors="replace"))
             return False
@@ -122,16 +129,18 @@ async def open_streams(port: int, seen: Seen, requests: list[bytes], *, per_seco
     return len(requests)
 
 
-async def wait_until_ended(seen: Seen, count: int) -> None:
-    """Raises BenchError unless so many streams came to their end."""
+async def wait_until_ended(seen: Seen, count: int) -> int:
+    """How many streams came to their end. Raises BenchError where one broke, or too many were refused with 503."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(END_SECONDS):
-            while seen.ended + len(seen.broken) < count:  # noqa: ASYNC110 - nothing else is going on
+            while seen.ended + seen.refused + len(seen.broken) < count:  # noqa: ASYNC110 - nothing else is going on
                 await asyncio.sleep(0.05)
-    if seen.broken or seen.ended != count:
+    if seen.ended + seen.refused != count or seen.refused > count * calls.MOST_REFUSED:
         raise BenchError(
-            f"{seen.ended} of {count} streams came to their end, {len(seen.broken)} broke: {seen.broken[:3]}"
+            f"{seen.ended} of {count} streams came to their end, {seen.refused} were refused,"
+            f" {len(seen.broken)} broke: {seen.broken[:3]}"
         )
+    return seen.ended
 
 
 @dataclass(frozen=True)
@@ -175,9 +184,9 @@ async def run_first_chunks(
 ) -> Latencies:
     seen = Seen()
     count = await open_streams(port, seen, requests, per_second=per_second)
-    await wait_until_ended(seen, count)
+    ended = await wait_until_ended(seen, count)
     # Only those count that came when as many were open as there are to be.
-    return Latencies(sorted(seen.first_chunk[open_at_once:]))
+    return Latencies(sorted(seen.first_chunk[open_at_once:]), ended, seen.refused)
 
 
 def first_chunks(port: int, requests: list[bytes], *, per_second: float, open_at_once: int) -> Latencies:
@@ -207,8 +216,8 @@ async def run_many_open(
     await asyncio.sleep(hold_seconds / 2)
     late = sorted(seen.late)
     await opening
-    await wait_until_ended(seen, len(requests))
-    return ManyOpen(open_at_once, Latencies(late), told)
+    ended = await wait_until_ended(seen, len(requests))
+    return ManyOpen(open_at_once, Latencies(late, ended, seen.refused), told)
 
 
 def many_open(
