@@ -14,6 +14,7 @@ from bench import streams_measured as streams
 from bench.calls import target
 from bench.contenders import Contender, compare, pause, require_peers, start_peers
 from bench.cores import GATEWAY_CORE, OTHER_CORE
+from bench.errors import BenchError
 from bench.figures import HEAD, Figure, number, table
 from bench.ledger import LedgerWatch
 from bench.marketplace import Gateway, Marketplace
@@ -37,6 +38,7 @@ class Run:
         self.costs: dict[str, list[Cost]] = {}
         self.contenders: list[Contender] = []
         self.skipped: list[str] = []
+        self.failed: list[str] = []
         self.steps: list[StepTime] = []
         self.whole = Latencies([0.0])
         self.resources: dict[str, tuple[str, str, str]] = {}
@@ -49,18 +51,27 @@ class Run:
             self._calls(running)
             self._streams(running)
         self.report()
+        if self.failed:
+            raise BenchError("the run is not valid: " + "; ".join(self.failed))
 
     @contextmanager
-    def section(self, name: str) -> Iterator[None]:
+    def section(self, name: str, *, needed: bool = False) -> Iterator[None]:
+        """Where a section fails that no other needs, the others are measured all the same."""
         say(name)
         started = time.monotonic()
-        yield
+        try:
+            yield
+        except BenchError as error:
+            if needed:
+                raise
+            self.failed.append(f"{name}: {error}")
+            say(f"  FAILED: {error}")
         self.seconds[name] = round(time.monotonic() - started, 1)
 
     # -- what is measured ----------------------------------------------------------------------------------------
 
     def _start(self, running: Running) -> None:
-        with self.section("Starting the marketplace"):
+        with self.section("Starting the marketplace", needed=True):
             self.upstream = running.add(nginx.upstream(self.folder / "upstream"))
             self.upstream.launch(OTHER_CORE)
             self.marketplace = running.add(Marketplace(self.folder))
@@ -82,7 +93,7 @@ class Run:
         gateway = self._gateway("gateway")
         idle = gateway.process.rss()
         idle_sessions = machine.sessions(*self.urls)
-        with self.section("Proving every key once"):
+        with self.section("Proving every key once", needed=True):
             self._prove_keys(gateway)
         proxy = running.add(nginx.proxy(self.folder / "proxy", self.upstream))
         proxy.launch(GATEWAY_CORE)
@@ -96,7 +107,16 @@ class Run:
         loaded, loaded_sessions = gateway.process.rss(), machine.sessions(*self.urls)
         for contender in self.contenders:
             contender.process.stop(seconds=5)
-        self._latency(gateway, idle, loaded, (idle_sessions, loaded_sessions))
+        self.figures += [
+            Figure("memory of one gateway process, idle", idle / 1e6, 120, 80, "MB"),
+            Figure("memory of one gateway process, at full load", loaded / 1e6, 250, 150, "MB"),
+        ]
+        with self.section("Added latency"):
+            self._latency(gateway, idle, loaded, (idle_sessions, loaded_sessions))
+        for rate in self.plan.rates:
+            with self.section(f"Added latency at {rate}/s"):
+                further, _ = calls.added_latency(gateway, self.upstream, self.ledger, self.plan, rate=rate)
+                self.figures += further
         with self.section("Wrong keys"):
             self.figures.append(calls.wrong_keys(gateway, self.marketplace, self.ledger, self.plan))
         self._two(gateway)
@@ -117,8 +137,7 @@ class Run:
         self, gateway: Gateway, idle: int, loaded: int, sessions: tuple[tuple[int, int], ...]
     ) -> None:
         before, cpu = read_steps(gateway.target.url), gateway.process.cpu_seconds()
-        with self.section("Added latency"):
-            figures, pairs = calls.added_latency(gateway, self.upstream, self.ledger, self.plan)
+        figures, pairs = calls.added_latency(gateway, self.upstream, self.ledger, self.plan)
         cpu = gateway.process.cpu_seconds() - cpu
         self.steps = step_times(before, read_steps(gateway.target.url))
         self.figures += figures
@@ -132,14 +151,6 @@ class Run:
             "database connections": (str(idle_db), str(now[0]), str(loaded_db)),
             "Redis / Valkey connections": (str(idle_valkey), str(now[1]), str(loaded_valkey)),
         }
-        self.figures += [
-            Figure("memory of one gateway process, idle", idle / 1e6, 120, 80, "MB"),
-            Figure("memory of one gateway process, at full load", loaded / 1e6, 250, 150, "MB"),
-        ]
-        for rate in self.plan.rates:
-            with self.section(f"Added latency at {rate}/s"):
-                further, _ = calls.added_latency(gateway, self.upstream, self.ledger, self.plan, rate=rate)
-                self.figures += further
 
     def _two(self, first: Gateway) -> None:
         with self.section("Two gateways"):
@@ -150,7 +161,7 @@ class Run:
                 gateway.process.stop()
 
     def _streams(self, running: Running) -> None:
-        with self.section("Starting a gateway for streams"):
+        with self.section("Starting a gateway for streams", needed=True):
             upstream = streams.start_stream_upstream(running, self.marketplace.layout)
             gateway = self._gateway("gateway-streams")
             self._prove_keys(gateway)
@@ -179,9 +190,13 @@ class Run:
             say(line)
         say("\nThe report's stages beside ours, at 1,000 calls/s")
         say(origin.stage_table(self.steps, self.whole))
-        say("\nThe report's resources beside ours")
-        say(origin.resource_table(self.resources))
-        say(f"\n{self.ledger.calls:,} calls were answered 200, and the ledger has exactly these.")
+        if self.resources:
+            say("\nThe report's resources beside ours")
+            say(origin.resource_table(self.resources))
+        for line in self.failed:
+            say(f"FAILED {line}")
+        if not self.failed:
+            say(f"\n{self.ledger.calls:,} calls were answered 200, and the ledger has exactly these.")
         say(f"{sum(self.seconds.values()):.0f} s in all.")
         self.results.write_text(json.dumps(self.as_json(), indent=2) + "\n")
 
@@ -212,6 +227,7 @@ class Run:
                 for name, costs in self.costs.items()
             },
             "skipped": self.skipped,
+            "failed": self.failed,
             "steps_ms": [asdict(step) for step in self.steps],
             "resources": self.resources,
             "calls_in_ledger": self.ledger.calls,
