@@ -1,7 +1,7 @@
 # `make run` and `make test` need Linux and Python 3.11, nothing else: each makes .venv by itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt requirements venv venv-dev clean
+.PHONY: help run test lint fmt bench bench-scale soak requirements venv venv-dev clean
 
 PY := .venv/bin/python
 
@@ -18,6 +18,9 @@ help:
 	@echo "make test          all checks and tests, on servers of their own"
 	@echo "make lint          the checks without the tests"
 	@echo "make fmt           format the code"
+	@echo "make bench         measure the gateway beside others, ten minutes; needs wrk, nginx-light, npm"
+	@echo "make bench-scale   the same for longer, at more rates"
+	@echo "make soak          full load for MINUTES=10, then a stop under load; fails where anything is lost"
 	@echo "make requirements  compile requirements*.in"
 	@echo "make clean         remove .venv, var/ and caches"
 
@@ -45,6 +48,16 @@ lint: venv-dev
 fmt: venv-dev
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+bench: venv-dev
+	$(PY) -m bench
+
+bench-scale: venv-dev
+	$(PY) -m bench --scale
+
+MINUTES ?= 10
+soak: venv-dev
+	$(PY) -m bench --soak --minutes $(MINUTES)
 
 # The machine's own pip settings are left out: hashes and versions come from the public index alone.
 compile = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null $(PY) -m piptools compile \
