@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,11 @@ class Call:
     def lap(self, step: metrics.Timing) -> None:
         """A step has ended: its time goes into the histogram."""
         now = time.perf_counter()
-        step.observe(now - self._lap_began)
+        seconds = now - self._lap_began
         self._lap_began = now
+        # ``Timing.observe``, without the call: there are seven of them in one call.
+        step.counts[bisect_left(step.bounds, seconds)] += 1
+        step.sum += seconds
 
     @property
     def elapsed_ms(self) -> int:

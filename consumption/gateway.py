@@ -114,12 +114,12 @@ class Gateway:
         offer = self.snapshot.find(request.service, testing=grant.testing)
         if offer is None or not offer.listed:
             raise ServiceNotFound()
-        if not grant.reaches(offer.id) or offer.testing != grant.testing:
+        tier = grant.tier_for(offer.id)
+        if tier is None or offer.testing != grant.testing:
             raise AccessDenied()
         if not offer.served:
             raise ServiceSuspended()
         price = offer.price_at(milliseconds_of(call.request_id))
-        tier = grant.tiers[offer.id]
         limits = self.snapshot.tiers.get(tier)
         if price is None or limits is None:
             raise Unavailable("The service has no price yet", retry_after=1)

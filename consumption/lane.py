@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 from urllib.parse import unquote
 
-from django.conf import settings
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import Problem, TooLarge
@@ -22,7 +21,7 @@ from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialects.base import Answer, Dialect
 from consumption.relay import CLIENT_GONE, Stream
-from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, bearer_of, key_of
+from consumption.transport import CONSUME, DIALECTS, MARKETPLACE, key_of
 from keys.in_urls import holds_key
 
 log = logging.getLogger(__name__)
@@ -239,57 +238,49 @@ class PaidExchange:
         """Serve the call once it is whole, and the answers before it on its connection are out."""
         if self.more_body or not self.may_begin or self.response_complete or self.disconnected:
             return
-        self._task = self._protocol.loop.create_task(self._run())
+        self._task = self._protocol.loop.create_task(self._serve())
         self._protocol.tasks.add(self._task)
-
-    async def _run(self) -> None:
-        try:
-            await self._serve()
-        finally:
-            if self._task is not None:
-                self._protocol.tasks.discard(self._task)
 
     async def _serve(self) -> None:
         # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses
         # ids that are seconds old.
         call = self._call()
-        if self._method != b"POST":
-            self._send(refusal(call, MethodNotAllowed()))
-            return
-        answer = await self._running.gateway.answer(call)
-        if isinstance(answer, Stream):
-            await self._stream(answer)
-        else:
-            self._send(answer)
+        try:
+            if self._method != b"POST":
+                self._send(refusal(call, MethodNotAllowed()))
+                return
+            answer = await self._running.gateway.answer(call)
+            if isinstance(answer, Stream):
+                await self._stream(answer)
+            else:
+                self._send(answer)
+        finally:
+            self._protocol.tasks.discard(cast(Any, self._task))
 
     def _call(self) -> Call:
+        """What came in. A header that comes twice is one list, as Django has it."""
+        authorization = x_api_key = idempotency_key = None
+        for name, value in self._headers:
+            if name == b"authorization":
+                authorization = value.decode("latin-1")
+            elif name == b"x-api-key":
+                x_api_key = value.decode("latin-1")
+            elif name == b"idempotency-key":
+                text = value.decode("latin-1")
+                idempotency_key = text if idempotency_key is None else f"{idempotency_key},{text}"
         service_id = ""
         if self._dialect is MARKETPLACE:
             service_id = self._path[len(_CONSUME) :].rstrip(b"/").decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        key, address = self._key(), self._client()
-        return Call(self._dialect, key, address, service_id, body, self._idempotency_key())
-
-    def _key(self) -> str | None:
-        x_api_key = None
-        for name, value in self._headers:
-            if name == b"authorization":
-                return bearer_of(value.decode("latin-1"))
-            if name == b"x-api-key":
-                x_api_key = value.decode("latin-1")
-        return key_of(self._dialect, None, x_api_key)
+        key = key_of(self._dialect, authorization, x_api_key)
+        return Call(self._dialect, key, self._client(), service_id, body, idempotency_key)
 
     def _client(self) -> str:
         """The client's address, as the trusted hop saw it."""
-        if not settings.TRUSTED_PROXIES:
+        if not self._running.behind_proxies:
             return self._address
         hops = [value.decode("latin-1") for name, value in self._headers if name == b"x-forwarded-for"]
         return client_address(self._address, ",".join(hops))
-
-    def _idempotency_key(self) -> str | None:
-        # A header that comes twice is one list, as Django has it.
-        told = [value for name, value in self._headers if name == b"idempotency-key"]
-        return b",".join(told).decode("latin-1") if told else None
 
     # -- the answer ------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class Runtime:
             most_body_bytes=settings.MAX_BODY_BYTES,
         )
         self.lane = settings.LANE
+        self.behind_proxies = bool(settings.TRUSTED_PROXIES)
         self.catalogue_loaded = False
         self.valkey_unsafe = ""
         self._troubles = TroubleTeller(self.gateway.upstream.router, self.line, self.spool.name)

@@ -18,6 +18,9 @@ MOST_WAITING_BYTES = 256 * 1024
 RATE_WINDOW_SECONDS = 10.0
 
 _UNKNOWN_LENGTH = -1
+_READ_HEADERS = frozenset(
+    {b"content-length", b"transfer-encoding", b"retry-after", b"content-encoding", b"keep-alive"}
+)
 
 
 class NotConnected(Exception):
@@ -115,15 +118,23 @@ class Connection(asyncio.Protocol):
         self._patience = patience
         self._last = self._window_began = self._loop.time()
         self.due = self._next_due(patience)
+        self._waiter = self._loop.create_future()
         self._transport.write(request)
-        await self._wait()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
         if self._failure is not None and (whole or not self.status):
             raise self._failure
 
     async def read(self) -> bytes:
         """What of a stream's body has come since the last time; empty at its end. Raises as ``send`` does."""
         if not self._body and not self._complete and self._failure is None:
-            await self._wait()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         if not self._body and self._failure is not None:
             raise self._failure
         data = b"".join(self._body)
@@ -189,13 +200,6 @@ class Connection(asyncio.Protocol):
             due = min(due, self._window_began + RATE_WINDOW_SECONDS)
         return due
 
-    async def _wait(self) -> None:
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
     # -- what the transport says -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -243,6 +247,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        if name not in _READ_HEADERS:
+            return
         if name == b"content-length" or name == b"transfer-encoding":
             self._length = 0
         elif name == b"retry-after":

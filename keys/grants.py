@@ -78,10 +78,15 @@ class Grant:
         """Whether a client's address lies in the key's networks."""
         return self.networks is None or within(address, self.networks)
 
+    def tier_for(self, service_id: uuid.UUID) -> str | None:
+        """The tier at which the key may call a service; None where it may not: not entitled, or bound to another."""
+        if self.service_id is not None and self.service_id != service_id:
+            return None
+        return self.tiers.get(service_id)
+
     def reaches(self, service_id: uuid.UUID) -> bool:
-        """Whether the key may call a service: entitled, and not bound to another one."""
-        bound_to = self.service_id
-        return service_id in self.tiers and (bound_to is None or bound_to == service_id)
+        """Whether the key may call a service."""
+        return self.tier_for(service_id) is not None
 
 
 @dataclass(frozen=True, slots=True)

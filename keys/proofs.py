@@ -56,8 +56,10 @@ class Proofs:
         """The hash that the text was proven against, or None."""
         key_hash = self._proven.get(digest)
         if key_hash is not None:
-            with contextlib.suppress(KeyError):  # another thread's newcomer may just have pushed it out
+            try:  # noqa: SIM105 - the context manager costs more than all the rest
                 self._proven.move_to_end(digest)
+            except KeyError:
+                pass  # another thread's newcomer has just pushed it out
         return key_hash
 
     def refuse_known(self, digest: bytes) -> None:

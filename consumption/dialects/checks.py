@@ -63,17 +63,21 @@ def where(error: msgspec.ValidationError) -> str:
 
 def bound_of_messages(messages: list[dict[str, Any]]) -> int:
     """Tokens that messages can cost at most, with what a chat template adds."""
-    return TEMPLATE_TOKENS + sum(TEMPLATE_TOKENS_PER_MESSAGE + _bound_of_message(each) for each in messages)
+    bound = TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            bound += len(content.encode())
+        elif isinstance(content, list):
+            bound += sum(map(_bound_of_part, content))
+        for name, value in message.items():
+            if name not in _COUNTED:
+                bound += len(msgspec.json.encode(value))
+    return bound
 
 
-def _bound_of_message(message: dict[str, Any]) -> int:
-    content = message.get("content")
-    bound = len(content.encode()) if isinstance(content, str) else 0
-    if isinstance(content, list):
-        bound = sum(_bound_of_part(part) for part in content)
-    return bound + sum(
-        len(msgspec.json.encode(value)) for name, value in message.items() if name not in {"role", "content"}
-    )
+#: Members of a message that are counted by themselves, or stand in the template.
+_COUNTED = frozenset({"role", "content"})
 
 
 def _bound_of_part(part: Any) -> int:

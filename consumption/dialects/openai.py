@@ -39,6 +39,11 @@ _TYPES = {
 }  # fmt: skip
 
 
+_RANGES = (("temperature", 0, 2), ("top_p", 0, 1))
+#: What an upstream may read besides the prompt.
+_ALSO_READ = ("response_format", "functions", "suffix")
+
+
 class _Paid(SpeaksOpenAi):
     """A checked body, kept as the caller wrote it."""
 
@@ -46,26 +51,29 @@ class _Paid(SpeaksOpenAi):
         self.path = path
         self.writes = writes
         self.service = typed(body, "model", str, required=True)
-        self.stream = bool(typed(body, "stream", bool)) and writes
+        # Most members are not there in most calls: none of them is looked at then.
+        self.stream = "stream" in body and bool(typed(body, "stream", bool)) and writes
         self.choices: int = 1 if body.get("n") is None else typed(body, "n", int)
-        self.metadata: dict[str, Any] | None = typed(body, "metadata", dict)
+        self.metadata: dict[str, Any] | None = typed(body, "metadata", dict) if "metadata" in body else None
         self._cap = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
         self.max_tokens: int | None = typed(body, self._cap, int) if writes else None
-        options = typed(body, "stream_options", dict) or {}
-        self.wants_usage = options.get("include_usage") is True
+        options = typed(body, "stream_options", dict) if "stream_options" in body else None
+        self.wants_usage = options is not None and options.get("include_usage") is True
         self._body = body
         check_common(max_tokens=self.max_tokens, choices=self.choices, metadata=self.metadata)
-        for name, least, most in (("temperature", 0, 2), ("top_p", 0, 1)):
-            check_number(body, name, least, most)
+        for name, least, most in _RANGES:
+            if name in body:
+                check_number(body, name, least, most)
 
     def prompt_bound(self) -> int:
         body = self._body
-        bound = bound_of_tools(body.get("tools")) + bound_of_value(body.get("response_format"))
-        bound += bound_of_value(body.get("functions")) + bound_of_value(body.get("suffix"))
+        bound = bound_of_tools(body["tools"]) if "tools" in body else 0
         if "messages" in body:
-            return bound + bound_of_messages(body["messages"])
-        # A list of token ids has more characters than tokens too.
-        return bound + bound_of_value(body.get("prompt")) + bound_of_value(body.get("input"))
+            bound += bound_of_messages(body["messages"])
+        else:
+            # A list of token ids has more characters than tokens too.
+            bound += bound_of_value(body.get("prompt")) + bound_of_value(body.get("input"))
+        return bound + sum([bound_of_value(body[name]) for name in _ALSO_READ if name in body])
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         body: dict[str, Any] = {name: value for name, value in self._body.items() if name != "metadata"}

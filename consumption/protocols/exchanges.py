@@ -24,13 +24,16 @@ def exchange_of(request: PaidRequest, protocol: str) -> Exchange:
 
 def routing_of(request: PaidRequest, endpoints: tuple[Endpoint, ...]) -> Routing:
     """The endpoints that a request can be said to. Raises ``NotSupported`` where there are none."""
-    if all(endpoint.protocol == request.protocol for endpoint in endpoints):
+    protocol = request.protocol
+    if len(endpoints) == 1 and endpoints[0].protocol == protocol:
+        return Routing(endpoints, {protocol: request})
+    if all(endpoint.protocol == protocol for endpoint in endpoints):
         return Routing(endpoints, {request.protocol: request})
     exchanges: dict[str, Exchange] = {}
     refused: NotSupported | None = None
-    for protocol in {endpoint.protocol for endpoint in endpoints}:
+    for spoken in {endpoint.protocol for endpoint in endpoints}:
         try:
-            exchanges[protocol] = exchange_of(request, protocol)
+            exchanges[spoken] = exchange_of(request, spoken)
         except NotSupported as error:
             refused = error
     if refused is not None and not exchanges:
