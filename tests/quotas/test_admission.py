@@ -1,6 +1,7 @@
 """The scripts that admit and settle, against a real server."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,6 +16,7 @@ from metering import journal, shards
 from metering.journal import Entry
 from quotas import errors
 from quotas.admission import Admission, Ask, Lease, StaleEpoch
+from quotas.line import Line
 from tests.harness.admission import opened_admission
 
 CONSUMER, SERVICE = uuid.uuid4(), uuid.uuid4()
@@ -212,6 +214,22 @@ async def test_an_id_far_from_the_servers_clock_is_refused(admission: Admission)
     with pytest.raises(Unavailable):
         await admission.admit(ask(request_id=uuid7(1_600_000_000_000)))
     assert await counters(admission) == (0, 0)
+
+
+async def test_a_stall_while_clocks_are_compared_refuses_nobody_afterwards(
+    own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup_call, stalls = Line.setup_call, iter([0.5])
+
+    def stalling(line: Line, command: Any, **options: Any) -> asyncio.Future[Any]:
+        answer = setup_call(line, command, **options)
+        if command[0] == "TIME":
+            asyncio.get_running_loop().call_soon(time.sleep, next(stalls, 0))  # once it is sent
+        return answer
+
+    monkeypatch.setattr(Line, "setup_call", stalling)
+    async with opened_admission(own_valkey.url) as admission:
+        assert (await admission.admit(ask())).output_cap == 90
 
 
 async def test_an_admission_nobody_waited_for_leaves_no_lease(
