@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
+import msgspec
 from django.conf import settings
 from rest_framework.parsers import BaseParser
 
@@ -50,6 +51,44 @@ def strict_json(body: bytes | str) -> Any:
     Raises ``Malformed`` for duplicate keys, integers beyond 64 bits, numbers beyond a double's range, NaN,
     NUL and lone surrogates in texts, and nesting deeper than the interpreter's stack.
     """
+    data = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
+    document = _plainly(data)
+    return _slowly(body) if document is _DOUBTFUL else document
+
+
+#: A document that only the slow way can judge.
+_DOUBTFUL = object()
+_APART = (b'" :', b'"\t:', b'"\n:', b'"\r:')
+
+
+def _plainly(data: bytes) -> Any:
+    """The document, a tenth as dear, where it is plain to see that nothing in it is refused; else ``_DOUBTFUL``.
+
+    Every member's name is followed by ``":``, since no space stands between them, and a text may hold some more of
+    these. So where there are as many as members that were kept, no member was given twice.
+    """
+    if b"\\u" in data or any(map(data.__contains__, _APART)):
+        return _DOUBTFUL
+    try:
+        document = msgspec.json.decode(data)
+        return document if _members(document) == data.count(b'":') else _DOUBTFUL
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _DOUBTFUL
+
+
+def _members(value: Any) -> int:
+    """How many members the objects in a value have. Raises ``ValueError`` for an integer beyond 64 bits."""
+    kind = type(value)
+    if kind is dict:
+        return len(value) + sum([_members(each) for each in value.values() if type(each) is not str])
+    if kind is list:
+        return sum([_members(each) for each in value if type(each) is not str])
+    if kind is int and not -_INT64 <= value < _INT64:
+        raise ValueError("integer beyond 64 bits")
+    return 0
+
+
+def _slowly(body: bytes | str) -> Any:
     try:
         text = body if isinstance(body, str) else body.decode()
         document = _decoder.decode(text)
