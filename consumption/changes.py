@@ -73,29 +73,28 @@ class ChangeListener(threading.Thread):
         try:
             connection.set_isolation_level(psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT)
             cursor = connection.cursor()
-            self._try(connection, cursor, f"LISTEN {CHANNEL}")
+            cursor.execute(f"LISTEN {CHANNEL}")
             self.connected = True
+            # In this order: what is held from before was right when the old connection was heard last, not now.
             self._post(self._on_resync)
-            tried_at = time.monotonic()
+            tried_at = self._try(connection, cursor)
             while not self._stopping.is_set():
                 if select.select([connection], [], [], HEARTBEAT_SECONDS)[0]:
                     connection.poll()
                     self._hand_over(connection)
                 # By the clock, not by silence: who hears much must know just as well that nothing is missing.
                 if time.monotonic() - tried_at >= HEARTBEAT_SECONDS:
-                    tried_at = self._try(connection, cursor, "SELECT 1")
+                    tried_at = self._try(connection, cursor)
         finally:
             connection.close()
 
-    def _try(
-        self, connection: psycopg2.extensions.connection, cursor: psycopg2.extensions.cursor, statement: str
-    ) -> float:
-        """Run a statement: its answer comes after all that was to be heard before it. Returns when it was sent."""
-        sent_at = time.monotonic()
-        cursor.execute(statement)
+    def _try(self, connection: psycopg2.extensions.connection, cursor: psycopg2.extensions.cursor) -> float:
+        """Ask for an answer: it comes after all that was to be heard before it. Returns when it was asked for."""
+        asked_at = time.monotonic()
+        cursor.execute("SELECT 1")
         self._hand_over(connection)
-        self._post(partial(self._on_heard, sent_at))
-        return sent_at
+        self._post(partial(self._on_heard, asked_at))
+        return asked_at
 
     def _hand_over(self, connection: psycopg2.extensions.connection) -> None:
         notices, connection.notifies[:] = list(connection.notifies), []

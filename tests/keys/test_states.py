@@ -96,7 +96,7 @@ async def test_after_a_second_of_silence_the_state_is_read_again(ring: Keyring) 
 async def test_after_a_reconnect_the_state_is_read_again_and_the_proof_stays(
     ring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ring.heard(time.monotonic())
+    ring.heard(time.monotonic() + 60)
     key, text = await make_key()
     await ring.authenticate(text, HERE)
     monkeypatch.setattr("keys.proofs.verify_secret", None)
@@ -141,6 +141,24 @@ async def test_with_both_channels_cut_a_key_is_believed_for_a_while_and_then_no_
     while refused is Unavailable:
         refused, _, _ = await refusal_of(ring, text)
     assert refused is InvalidKey
+
+
+async def test_a_reconnect_says_nothing_of_what_was_held_before_it(
+    ring: Keyring, way_to_postgres: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held until the old connection fell silent; the new one has heard of nothing that happened in between."""
+    monkeypatch.setattr(states, "UNCONFIRMED_SECONDS", 5.0)
+    monkeypatch.setattr(states, "READ_SECONDS", READ)
+    ring.heard(time.monotonic() + 60)
+    _, text = await make_key()
+    await ring.authenticate(text, HERE)
+    ring.heard(time.monotonic() - 5.5)
+    way_to_postgres.refuse()
+    way_to_postgres.cut()
+    ring.doubt_all()
+    ring.heard(time.monotonic())
+    with pytest.raises(Unavailable):
+        await ring.authenticate(text, HERE)
 
 
 def test_the_bound_is_what_was_promised() -> None:
