@@ -19,8 +19,8 @@ _NOT_PUBLIC = tuple(
         "192.0.0.0/24",  # IETF protocol assignments (RFC 6890); a metadata service lives at 192.0.0.192
         "192.88.99.0/24",  # 6to4 relays (RFC 7526)
         "64:ff9b:1::/48",
-        "2001::/32",  # Teredo (RFC 4380) and 6to4 (RFC 3056) end in an IPv4 host of anybody's choice
-        "2002::/16",
+        "2001::/23",  # IETF protocol assignments (RFC 2928); of them Teredo (RFC 4380), and 6to4 (RFC 3056) below, end
+        "2002::/16",  # in an IPv4 host of anybody's choice. Releases of Python differ over the others.
         "3fff::/20",  # documentation (RFC 9637)
         "5f00::/16",  # segment routing (RFC 9602)
         "fec0::/10",  # site-local (RFC 3879)
