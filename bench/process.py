@@ -71,12 +71,12 @@ class Process:
         raise BenchError(f"{self.name} does not start: {last_line(self.log)} (see {self.log})")
 
     def wait(self, *, seconds: float) -> None:
-        """Until it has ended by itself, with exit code 0. Raises BenchError otherwise."""
+        """Until it has ended, with exit code 0 or by the SIGTERM it was sent. Raises BenchError otherwise."""
         try:
             code = self._process.wait(seconds) if self._process else 0
         except subprocess.TimeoutExpired:
             raise BenchError(f"{self.name} has not ended after {seconds:.0f} s: see {self.log}") from None
-        if code:
+        if code not in (0, -signal.SIGTERM):
             raise BenchError(f"{self.name} failed: {last_line(self.log)} (see {self.log})")
 
     def stop(self, *, seconds: float = 45.0) -> None:
