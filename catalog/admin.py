@@ -186,6 +186,7 @@ class ServiceAdmin(AuditedAdmin):
                     "upstream_model",
                     "fallback",
                     "default_max_tokens",
+                    "tokenizer",
                 )
             },
         ),

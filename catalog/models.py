@@ -92,6 +92,10 @@ class Service(models.Model):
         CANCEL = "cancel", "Cancel the upstream's work"
         DRAIN = "drain", "Read the upstream to its end"
 
+    class Tokenizer(models.TextChoices):
+        O200K = "o200k", "o200k: OpenAI's models, Llama 3"
+        SPLIT = "split", "o200k, digits and line ends apart: Gemma, Qwen, Mistral"
+
     SERVED = (Status.ACTIVE, Status.DEPRECATED)
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -160,6 +164,14 @@ class Service(models.Model):
         db_default=OnClientGone.CANCEL,
         help_text="What becomes of a stream whose caller went away. What was delivered is charged either way.",
     )
+    tokenizer = models.CharField(
+        max_length=10,
+        choices=Tokenizer,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="How tokens are counted where the upstream reports none. Blank: by the name of the model.",
+    )
     testing = models.BooleanField(
         default=False,
         db_default=False,
@@ -195,6 +207,9 @@ class Service(models.Model):
             ),
             models.CheckConstraint(
                 condition=models.Q(on_client_gone__in=("cancel", "drain")), name="valid_on_client_gone"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(tokenizer__in=("", "o200k", "split")), name="valid_tokenizer"
             ),
         )
         indexes = (

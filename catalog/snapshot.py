@@ -51,7 +51,7 @@ class Offer:
 
     ``endpoints``: those that may be called, by order; none where every one is disabled or unusable. ``fallback_id``:
     the service that then serves, at the price of this one. ``first_byte_seconds`` and ``least_bytes_per_second``
-    bound nothing where they are None.
+    bound nothing where they are None. ``tokenizer``: empty where the model's name decides.
     """
 
     id: uuid.UUID
@@ -70,6 +70,7 @@ class Offer:
     idle_seconds: int
     least_bytes_per_second: int | None
     on_client_gone: str
+    tokenizer: str
     fallback_id: uuid.UUID | None
     testing: bool
     endpoints: tuple[Endpoint, ...]
@@ -218,6 +219,7 @@ def _offer(service: Service, endpoints: tuple[Endpoint, ...], prices: tuple[Pric
         idle_seconds=service.idle_seconds,
         least_bytes_per_second=service.least_bytes_per_second,
         on_client_gone=service.on_client_gone,
+        tokenizer=service.tokenizer,
         fallback_id=service.fallback_id,
         testing=service.testing,
         endpoints=endpoints,

@@ -19,6 +19,7 @@ from consumption.protocols.exchanges import routing_of
 from consumption.relay import Stream
 from consumption.routing import fallbacks_of, in_turn
 from consumption.settlement import Settlement
+from consumption.tokenizer import Tokenizer
 from consumption.upstream import Upstream
 from keys.grants import Grant
 from keys.keyring import Keyring
@@ -41,6 +42,7 @@ class Gateway:
         admission: Admission,
         upstream: Upstream,
         settlement: Settlement,
+        tokenizer: Tokenizer,
         idempotency: Idempotency,
         events: EventBuffer,
         most_body_bytes: int,
@@ -49,6 +51,7 @@ class Gateway:
         self.admission = admission
         self.upstream = upstream
         self.settlement = settlement
+        self.tokenizer = tokenizer
         self.idempotency = idempotency
         self.events = events
         self.most_body_bytes = most_body_bytes
@@ -77,7 +80,9 @@ class Gateway:
         call.lap(ADMIT)
         if once is not None and (told := await once.claim(lease, entry)) is not None:
             return told
-        paid = PaidCall(self.upstream, self.settlement, call, terms, request, routing, lease, entry)
+        paid = PaidCall(
+            self.upstream, self.settlement, self.tokenizer, call, terms, request, routing, lease, entry
+        )
         serving = paid.stream() if request.stream else paid.serve()
         return await (serving if once is None else once.keep(serving))
 

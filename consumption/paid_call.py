@@ -3,15 +3,18 @@
 import asyncio
 from decimal import Decimal
 
+from catalog.pricing import Tokens
 from common.errors import Problem
 from consumption import metrics
 from consumption.answers import Headers, served_headers
 from consumption.call import PRICE, ROUTE, SETTLE, Call, Routing, Terms
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import LeaseLost
+from consumption.estimates import estimate, rule_of
 from consumption.relay import Relay, Stream
 from consumption.replies import Bounds, Reply
 from consumption.settlement import Settlement, failed_entry, settled_entry
+from consumption.tokenizer import Tokenizer
 from consumption.upstream import Outbound, Upstream
 from consumption.upstream_connection import Patience
 from metering import journal
@@ -25,6 +28,7 @@ class PaidCall:
         self,
         upstream: Upstream,
         settlement: Settlement,
+        tokenizer: Tokenizer,
         call: Call,
         terms: Terms,
         request: PaidRequest,
@@ -39,6 +43,7 @@ class PaidCall:
         self._upstream = upstream
         self._routing = routing
         self._settlement = settlement
+        self._tokenizer = tokenizer
         self._lease = lease
         self._entry = entry
 
@@ -65,7 +70,16 @@ class PaidCall:
             answered.close(failure)
             raise
         answered.close()
-        return reply
+        return await self.counted(reply)
+
+    async def counted(self, reply: Reply) -> Reply:
+        """The reply, its tokens counted where the upstream did not report them."""
+        if reply.written is None:
+            return reply
+        rule, told = rule_of(self.terms.offer), reply.tokens
+        found = await estimate(self._tokenizer, rule, self.request.prompt(), reply.written, self.bounds)
+        prompt = told.prompt or found.prompt
+        return reply.with_tokens(Tokens(prompt, found.completion, told.cached, found.reasoning))
 
     async def stream(self) -> Stream:
         """The answer's head, once the upstream has begun to answer."""

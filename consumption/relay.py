@@ -60,11 +60,12 @@ class Relay:
                 return
             raise raised from failure
         self._answered.close()
-        reply = self._reader.reply()
+        reply = await self._paid.counted(self._reader.reply())
         cost = paid.cost(reply)
         await paid.settle(reply, cost)
         call.lap(SETTLE)
-        await _written(write, call.dialect.last(call, paid.terms, paid.request, reply, cost))
+        last = call.dialect.last(call, paid.terms, paid.request, reply, cost)
+        await _written(write, self._reader.closing(reply.tokens) + last)
 
     async def _drain(self) -> BaseException | None:
         """Read on without the client, as the service says: all that the upstream made is charged.
@@ -122,7 +123,7 @@ class Relay:
         if not self._delivered:
             await self._paid.settle_nothing(code, status=status)
             return
-        reply = self._reader.reply()
+        reply = await self._paid.counted(self._reader.reply())
         await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
 
 

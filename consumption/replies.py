@@ -1,18 +1,34 @@
 """What upstreams answer: read as hostile, metered within what was reserved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from catalog.pricing import Tokens
 from consumption.errors import UpstreamFailed
+from consumption.written import Written
 from metering.journal import UsageSource
 
 
 class Message(msgspec.Struct):
+    """``reasoning_content`` (DeepSeek, vLLM) and ``reasoning`` (OpenRouter, newer vLLM): what was thought, as told."""
+
     content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+
+    def write_rest(self, index: int, written: Written) -> None:
+        """Note down what there is besides the content."""
+        for tool_call in self.tool_calls or ():
+            function = tool_call.get("function")
+            if isinstance(function, dict):
+                written.call(index, function.get("name"), function.get("arguments"))
+        if isinstance(self.refusal, str):
+            written.answer(index, self.refusal)
+        written.think(index, self.reasoning_content or self.reasoning)
 
 
 class Choice(msgspec.Struct):
@@ -53,6 +69,17 @@ class ChunkChoice(msgspec.Struct):
     def written(self) -> str:
         return self.text or (self.delta.content if self.delta else None) or ""
 
+    def write(self, written: Written) -> None:
+        """Note down what this piece adds."""
+        delta = self.delta
+        if text := self.text or (delta.content if delta is not None else None):
+            written.answer(self.index, text)
+        # Nearly every piece is that and no more; this is a stream's hottest place.
+        if delta is not None and (
+            delta.tool_calls or delta.refusal or delta.reasoning_content or delta.reasoning
+        ):
+            delta.write_rest(self.index, written)
+
 
 class Bounds(msgspec.Struct, frozen=True):
     """What one call may cost at most, as it was reserved."""
@@ -62,12 +89,23 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What an upstream answered. ``raw``: the JSON as it came, empty for a stream."""
+    """What an upstream answered. ``raw``: the JSON as it came, empty for a stream.
+
+    ``written``: what has to be counted, None where the upstream reports usage; ``tokens`` are then those that it
+    reported all the same. ``retold``: the JSON with other tokens, for a caller of another protocol.
+    """
 
     choices: Sequence[Choice]
     tokens: Tokens
     usage_source: UsageSource
     raw: bytes = b""
+    written: Written | None = None
+    retold: Callable[[Tokens], bytes] | None = None
+
+    def with_tokens(self, tokens: Tokens) -> "Reply":
+        """The reply, once it was counted."""
+        raw = self.raw if self.retold is None else self.retold(tokens)
+        return Reply(self.choices, tokens, self.usage_source, raw)
 
 
 _document = msgspec.json.Decoder(_Document)
@@ -96,8 +134,17 @@ def read_reply(body: bytes, bounds: Bounds) -> Reply:
         raise no_answer()
     tokens, source = meter(document.usage, bounds)
     if tokens is None:
-        tokens = estimate(sum(len(choice.written.encode()) for choice in choices), bounds)
+        return Reply(choices, Tokens(), source, body, _written_in(choices))
     return Reply(choices, tokens, source, body)
+
+
+def _written_in(choices: Sequence[Choice]) -> Written:
+    written = Written()
+    for index, choice in enumerate(choices):
+        written.answer(index, choice.written)
+        if choice.message is not None:
+            choice.message.write_rest(index, written)
+    return written
 
 
 def read_chunk(data: bytes) -> Chunk:
@@ -141,15 +188,3 @@ def count(value: Any) -> int | None:
 def _detail(usage: dict[str, Any], group: str, name: str) -> Any:
     details = usage.get(group)
     return details.get(name) if isinstance(details, dict) else None
-
-
-#: Bytes of text that make a token, about, in Latin scripts: the estimate where an upstream reports no usage.
-BYTES_PER_TOKEN = 4
-
-
-def estimate(written_bytes: int, bounds: Bounds) -> Tokens:
-    """Tokens of a call whose upstream reports none."""
-    return Tokens(
-        prompt=-(-bounds.prompt // BYTES_PER_TOKEN),
-        completion=min(-(-written_bytes // BYTES_PER_TOKEN), bounds.completion),
-    )

@@ -24,6 +24,7 @@ from consumption.idempotency import Idempotency
 from consumption.kept_answers import KeptAnswers
 from consumption.settlement import Settlement
 from consumption.spool import Spool
+from consumption.tokenizer import Tokenizer
 from consumption.upstream import Upstream
 from keys import last_used, proofs
 from keys.keyring import Keyring, in_database_thread
@@ -56,6 +57,7 @@ class Runtime:
             admission=self.admission,
             upstream=Upstream(max_connections=settings.UPSTREAM_MAX_CONNECTIONS),
             settlement=self.settlement,
+            tokenizer=Tokenizer(),
             idempotency=Idempotency(
                 KeptAnswers(self.line, most_bytes=settings.IDEMPOTENCY_MAX_ANSWER_BYTES), self.settlement
             ),
@@ -112,6 +114,7 @@ class Runtime:
         self._changes.stop()
         await self.line.stop()
         await self.gateway.upstream.close()
+        await self.gateway.tokenizer.close()
         self.gateway.keyring.close()
         self.gateway.idempotency.close()
         self.spool.close()

@@ -26,6 +26,7 @@ from consumption.dialects.base import (
 from consumption.dialects.checks import bound_of_tools, bound_of_value, check_common, check_number, typed
 from consumption.dialects.marketplace import number
 from consumption.errors import NotSupported
+from consumption.prompts import Prompt, prompt_of_messages
 from consumption.protocols.anthropic import SpeaksAnthropic
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
@@ -70,6 +71,11 @@ class _Paid(SpeaksAnthropic):
         for message in body["messages"]:
             bound += TEMPLATE_TOKENS_PER_MESSAGE + _bound_of_content(message.get("content"))
         return bound + sum(bound_of_value(body[name]) for name in body if name not in _MEASURED_APART)
+
+    def prompt(self) -> Prompt:
+        body = self._body
+        system = [{"content": body["system"]}] if body.get("system") else []
+        return prompt_of_messages([*system, *body["messages"]], body.get("tools"))
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         body = {**self._body, "model": model, "max_tokens": output_cap}

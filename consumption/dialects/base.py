@@ -11,6 +11,7 @@ import msgspec
 
 from common.errors import Problem
 from consumption.call import Call, Terms
+from consumption.prompts import Prompt
 from consumption.protocols.base import Exchange
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
@@ -62,6 +63,9 @@ class PaidRequest(Exchange, Protocol):
 
     def prompt_bound(self) -> int:
         """Tokens the prompt can cost at most: no tokenizer makes more tokens of a text than it has UTF-8 bytes."""
+
+    def prompt(self) -> Prompt:
+        """What the prompt is made of, for an upstream that does not report what it read."""
 
 
 class Dialect(Protocol):

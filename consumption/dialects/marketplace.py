@@ -21,6 +21,7 @@ from consumption.dialects.checks import (
     where,
 )
 from consumption.problems import MEDIA_TYPE
+from consumption.prompts import Prompt, prompt_of_messages
 from consumption.protocols.openai import SpeaksOpenAi
 from consumption.replies import Choice, Chunk, Reply
 from quotas.admission import Lease
@@ -90,6 +91,10 @@ class _Paid(SpeaksOpenAi):
         messages: list[dict[str, Any]] = msgspec.to_builtins(self._messages)
         extras = bound_of_tools(self._request.tools) + bound_of_value(self._request.response_format)
         return bound_of_messages(messages) + extras
+
+    def prompt(self) -> Prompt:
+        messages: list[dict[str, Any]] = msgspec.to_builtins(self._messages)
+        return prompt_of_messages(messages, self._request.tools, self._request.response_format)
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         options = {name: getattr(self._request, name) for name in _Options.__struct_fields__}

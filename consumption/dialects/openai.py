@@ -25,6 +25,7 @@ from consumption.dialects.checks import (
     typed,
 )
 from consumption.dialects.marketplace import number
+from consumption.prompts import Prompt, prompt_of_input, prompt_of_messages
 from consumption.protocols.openai import SpeaksOpenAi
 from consumption.replies import Chunk, Reply
 from quotas.admission import Lease
@@ -74,6 +75,13 @@ class _Paid(SpeaksOpenAi):
             # A list of token ids has more characters than tokens too.
             bound += bound_of_value(body.get("prompt")) + bound_of_value(body.get("input"))
         return bound + sum([bound_of_value(body[name]) for name in _ALSO_READ if name in body])
+
+    def prompt(self) -> Prompt:
+        body = self._body
+        if "messages" in body:
+            more = (body.get(name) for name in ("tools", "functions", "response_format"))
+            return prompt_of_messages(body["messages"], *more)
+        return prompt_of_input(body.get("prompt"), body.get("suffix"), body.get("input"))
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         body: dict[str, Any] = {name: value for name, value in self._body.items() if name != "metadata"}

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import msgspec
 
 from catalog.pricing import Tokens
-from consumption.replies import UNREADABLE, Bounds, Chunk, Reply, count, estimate, meter, no_answer
+from consumption.replies import UNREADABLE, Bounds, Chunk, Reply, count, meter, no_answer
+from consumption.written import Written
 
 PATH = "/messages"
 _COUNTS = (
@@ -25,11 +26,12 @@ class Block(msgspec.Struct):
     name: str | None = None
     input: dict[str, Any] | None = None
 
-    @property
-    def written_bytes(self) -> int:
-        """What the model wrote into it, in UTF-8 bytes."""
-        size = len((self.text or "").encode()) + len((self.thinking or "").encode())
-        return size + (len(msgspec.json.encode(self.input)) if self.input else 0)
+    def write(self, written: Written) -> None:
+        """Note down what the model wrote into it."""
+        written.answer(0, self.text or "")
+        written.think(0, self.thinking)
+        if self.type == "tool_use":
+            written.call(0, self.name, msgspec.json.encode(self.input).decode() if self.input else None)
 
 
 class Message(msgspec.Struct):
@@ -52,10 +54,10 @@ class Delta(msgspec.Struct):
     partial_json: str | None = None
     stop_reason: str | None = None
 
-    @property
-    def written_bytes(self) -> int:
-        """What the model wrote with it, in UTF-8 bytes."""
-        return sum(len(text.encode()) for text in (self.text, self.thinking, self.partial_json) if text)
+    def write(self, written: Written) -> None:
+        """Note down what the model wrote with it."""
+        written.answer(0, self.text or self.partial_json or "")
+        written.think(0, self.thinking)
 
 
 class Event(msgspec.Struct):
@@ -117,7 +119,10 @@ def reply_of(message: Message, bounds: Bounds, raw: bytes) -> Reply:
     """The reply that a whole message is, to a caller who speaks Anthropic's protocol."""
     tokens, source = meter(usage_inside(message.usage), bounds)
     if tokens is None:
-        tokens = estimate(sum(block.written_bytes for block in message.content), bounds)
+        written = Written()
+        for block in message.content:
+            block.write(written)
+        return Reply((), Tokens(), source, raw, written)
     return Reply((), tokens, source, raw)
 
 
@@ -138,12 +143,12 @@ class SpeaksAnthropic:
 class StreamMeter:
     """Counts what a stream of Anthropic's uses. Its counts are running totals: the latest of each holds."""
 
-    __slots__ = ("_bounds", "_closed", "_usage", "_written_bytes")
+    __slots__ = ("_bounds", "_closed", "_usage", "_written")
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._usage: dict[str, Any] = {}
-        self._written_bytes = 0
+        self._written = Written()
         self._closed = False
 
     def count(self, event: Event) -> None:
@@ -151,9 +156,9 @@ class StreamMeter:
         if event.message is not None:
             self._take(event.message.usage)
         if event.content_block is not None:
-            self._written_bytes += event.content_block.written_bytes
+            event.content_block.write(self._written)
         if event.delta is not None:
-            self._written_bytes += event.delta.written_bytes
+            event.delta.write(self._written)
         if event.type == "message_delta":
             self._take(event.usage)
             self._closed = True
@@ -165,11 +170,11 @@ class StreamMeter:
     def reply(self) -> Reply:
         """What was used. Before the last counts have come the output is counted here: the first say next to nothing."""
         tokens, source = meter(usage_inside(self._usage), self._bounds)
-        counted = estimate(self._written_bytes, self._bounds)
         if tokens is None:
-            return Reply((), counted, source)
+            return Reply((), Tokens(), source, written=self._written)
         if not self._closed:
-            return Reply((), Tokens(tokens.prompt, counted.completion, tokens.cached), "estimated")
+            asked = Tokens(tokens.prompt, cached=tokens.cached)
+            return Reply((), asked, "estimated", written=self._written)
         return Reply((), tokens, source)
 
 
@@ -196,6 +201,9 @@ class MessageReader:
 
     def reply(self) -> Reply:
         return self._meter.reply()
+
+    def closing(self, tokens: Tokens) -> bytes:
+        return b""
 
 
 def framed(name: str, data: bytes) -> bytes:

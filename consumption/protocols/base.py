@@ -6,6 +6,7 @@ what the upstream answers, and gets replies and chunks in the protocol that the 
 
 from typing import Literal, Protocol
 
+from catalog.pricing import Tokens
 from consumption.replies import Bounds, Chunk, Reply
 
 Name = Literal["openai", "anthropic"]
@@ -20,7 +21,10 @@ class StreamReader(Protocol):
         """What one event's data means to the caller; None where it is nothing. Raises ``UpstreamFailed``."""
 
     def reply(self) -> Reply:
-        """What was used so far, within the bounds: as it was reported, else as it was counted."""
+        """What was used so far, within the bounds, as it was reported; else what is to be counted."""
+
+    def closing(self, tokens: Tokens) -> bytes:
+        """What ends the answer in the caller's protocol and tells its tokens; empty where the dialect alone ends it."""
 
 
 class Exchange(Protocol):

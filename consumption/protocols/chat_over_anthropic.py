@@ -56,8 +56,13 @@ class ChatOverAnthropic:
         choice = Choice(
             message=_message_of(message.content), finish_reason=finish_reason_of(message.stop_reason)
         )
-        raw = _encode(_completion(message, choice, metered.tokens))
-        return Reply((choice,), metered.tokens, metered.usage_source, raw)
+
+        def told(tokens: Tokens) -> bytes:
+            return _encode(_completion(message, choice, tokens))
+
+        return Reply(
+            (choice,), metered.tokens, metered.usage_source, told(metered.tokens), metered.written, told
+        )
 
     def reader(self, bounds: Bounds) -> "ChunksOfMessage":
         return ChunksOfMessage(bounds)
@@ -124,6 +129,9 @@ class ChunksOfMessage:
 
     def reply(self) -> Reply:
         return self._meter.reply()
+
+    def closing(self, tokens: Tokens) -> bytes:
+        return b""
 
     def read(self, event: bytes) -> Chunk | None:
         read = read_event(event)

@@ -104,8 +104,12 @@ class MessagesOverOpenAi:
         if choice.message is None:
             raise no_answer()
         content, stop_reason = _content_of(choice.message), stop_reason_of(choice.finish_reason)
-        message = _message(_read_name(body), content, usage_beside(metered.tokens), stop_reason)
-        return Reply((), metered.tokens, metered.usage_source, _encode(message))
+        named = _read_name(body)
+
+        def told(tokens: Tokens) -> bytes:
+            return _encode(_message(named, content, usage_beside(tokens), stop_reason))
+
+        return Reply((), metered.tokens, metered.usage_source, told(metered.tokens), metered.written, told)
 
     def reader(self, bounds: Bounds) -> "MessageOfChunks":
         return MessageOfChunks(bounds)
@@ -189,9 +193,11 @@ class MessageOfChunks:
         out: list[bytes] = []
         self._end_text(out)
         out += [_event("content_block_stop", index=block) for block in self._blocks.values()]
-        delta = {"stop_reason": stop_reason_of(self._finish_reason), "stop_sequence": None}
-        out.append(_event("message_delta", delta=delta, usage=usage_beside(self.reply().tokens)))
         return b"".join(out)
+
+    def closing(self, tokens: Tokens) -> bytes:
+        delta = {"stop_reason": stop_reason_of(self._finish_reason), "stop_sequence": None}
+        return _event("message_delta", delta=delta, usage=usage_beside(tokens))
 
     def _write(self, text: str, out: list[bytes]) -> None:
         if self._text is None:

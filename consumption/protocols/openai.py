@@ -1,7 +1,9 @@
 """OpenAI's protocol from end to end: nothing is translated, and the answer is passed on as it came."""
 
+from catalog.pricing import Tokens
 from consumption import sse
-from consumption.replies import Bounds, Chunk, Reply, estimate, meter, read_chunk, read_reply
+from consumption.replies import Bounds, Chunk, Reply, meter, read_chunk, read_reply
+from consumption.written import Written
 
 
 class SpeaksOpenAi:
@@ -21,12 +23,12 @@ class SpeaksOpenAi:
 class ChunkReader:
     """Chunks as they come; ``[DONE]`` ends them."""
 
-    __slots__ = ("_bounds", "_usage", "_written_bytes", "done")
+    __slots__ = ("_bounds", "_usage", "_written", "done")
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._usage: object = None
-        self._written_bytes = 0
+        self._written = Written()
         self.done = False
 
     def read(self, event: bytes) -> Chunk | None:
@@ -37,9 +39,14 @@ class ChunkReader:
         if chunk.usage is not None:
             self._usage = chunk.usage
         for choice in chunk.choices or ():
-            self._written_bytes += len(choice.written.encode())
+            choice.write(self._written)
         return chunk
 
     def reply(self) -> Reply:
         tokens, source = meter(self._usage, self._bounds)
-        return Reply((), tokens or estimate(self._written_bytes, self._bounds), source)
+        if tokens is None:
+            return Reply((), Tokens(), source, written=self._written)
+        return Reply((), tokens, source)
+
+    def closing(self, tokens: Tokens) -> bytes:
+        return b""

@@ -285,6 +285,26 @@ def hostile_address() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}"
 
 
+def test_what_had_to_be_counted_is_told_as_it_is_on_record(
+    stack: Stack, lane_gateway: GatewayProcess, hostile_address: str
+) -> None:
+    """The upstream speaks OpenAI's protocol and reports no usage: eight words, and the space after the last."""
+    setting = Setting(lane_gateway, stack, "openai", base_url=f"{hostile_address}/stream-without-usage")
+    with setting.client.messages.stream(model=setting.name, max_tokens=100, messages=QUESTION) as stream:
+        message = stream.get_final_message()
+    [block] = message.content
+    assert block.type == "text"
+    assert block.text == "one " * 8
+    row = setting.only_row()
+    assert (row.status, row.usage["usage_source"], row.usage["completion_tokens"]) == (
+        "success",
+        "estimated",
+        9,
+    )
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (row.usage["prompt_tokens"], 9)
+    assert row.usage["prompt_tokens"] == 6 + 5 + 4, "its words, around the message, around them all"
+
+
 @pytest.mark.parametrize("behaviour", ["messages-cut", "messages-garbage", "messages-error", "messages-done"])
 def test_a_stream_that_breaks_off_is_an_error_and_what_was_delivered_is_charged(
     stack: Stack, lane_gateway: GatewayProcess, hostile_address: str, behaviour: str
@@ -302,10 +322,10 @@ def test_a_stream_that_breaks_off_is_an_error_and_what_was_delivered_is_charged(
     assert (row.usage["usage_source"], row.usage["prompt_tokens"], row.usage["completion_tokens"]) == (
         "estimated",
         9,
-        8,
+        9,
     )
-    assert row.cost_amount == Decimal("0.0001") * 17
-    assert counters(stack, setting.key, setting.service) == {b"used": b"17", b"reserved": b"0"}
+    assert row.cost_amount == Decimal("0.0001") * 18
+    assert counters(stack, setting.key, setting.service) == {b"used": b"18", b"reserved": b"0"}
 
 
 @pytest.mark.parametrize(

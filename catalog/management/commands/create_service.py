@@ -24,6 +24,12 @@ class Command(JsonCommand):
         parser.add_argument(
             "--fallback", type=uuid.UUID, metavar="ID", help="service that serves where this one cannot"
         )
+        parser.add_argument(
+            "--tokenizer",
+            default="",
+            choices=Service.Tokenizer.values,
+            help="where the upstream reports no usage",
+        )
         parser.add_argument("--status", default=Service.Status.ACTIVE, choices=Service.Status.values)
         parser.add_argument("--testing", action="store_true", help="for test keys, and for no others")
         parser.add_argument("--region", default="")
@@ -44,6 +50,7 @@ class Command(JsonCommand):
             sla=json_option("--sla", options["sla"]),
             upstream_model=options["upstream_model"],
             fallback_id=options["fallback"],
+            tokenizer=options["tokenizer"],
             status=options["status"],
             testing=options["testing"],
             region=options["region"],

@@ -39,9 +39,12 @@ def upstream_body(request: PaidRequest, protocol: str) -> dict[str, Any]:
 
 
 def feed(reader: StreamReader, *events: Any) -> list[Chunk]:
-    """The chunks of events, which are given as documents or as bytes."""
+    """The chunks of events, which are given as documents or as bytes, and what closes them."""
     data = [event if isinstance(event, bytes) else msgspec.json.encode(event) for event in events]
-    return [chunk for event in data if (chunk := reader.read(event)) is not None]
+    chunks = [chunk for event in data if (chunk := reader.read(event)) is not None]
+    if reader.done and (closing := reader.closing(reader.reply().tokens)):
+        chunks.append(Chunk(raw=closing))
+    return chunks
 
 
 def events_of(chunks: list[Chunk]) -> list[dict[str, Any]]:

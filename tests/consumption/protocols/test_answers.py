@@ -209,8 +209,23 @@ def test_what_is_no_completion_is_a_failure_of_the_upstream(body: bytes) -> None
 def test_a_usage_that_cannot_be_is_counted_here(usage: Any) -> None:
     reply = answered(message(), "anthropic", a_message(TEXT, USE, usage=usage))
     assert reply.usage_source == "estimated"
-    # "Hello" and {"at":1} are 13 bytes.
-    assert reply.tokens == Tokens(prompt=2_500, completion=4)
+    assert reply.tokens == Tokens()
+    assert reply.written is not None
+    assert [text.replace(" ", "") for text in reply.written.answers] == ['Hellolook{"at":1}']
+
+
+def test_an_answer_in_another_protocol_tells_what_was_counted() -> None:
+    over_openai = answered(
+        message(), "openai", msgspec.json.encode({"choices": [{"message": {"content": "Hi"}}]})
+    )
+    assert over_openai.written is not None
+    told = msgspec.json.decode(over_openai.with_tokens(Tokens(9, 2)).raw)
+    assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (9, 2)
+
+    over_anthropic = answered(chat(), "anthropic", a_message(TEXT, usage=None))
+    assert over_anthropic.written is not None
+    told = msgspec.json.decode(over_anthropic.with_tokens(Tokens(9, 2)).raw)
+    assert (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]) == (9, 2)
 
 
 def test_a_usage_beyond_what_was_reserved_is_bounded_and_flagged() -> None:

@@ -79,10 +79,19 @@ def test_an_event_of_several_lines_stays_one_event() -> None:
 @pytest.mark.parametrize("request_", [message(), chat()], ids=["message", "chat"])
 def test_what_was_delivered_of_a_stream_that_broke_off_is_counted_here(request_: Any) -> None:
     stream = reader(request_, "anthropic")
-    assert (stream.reply().tokens, stream.reply().usage_source) == (Tokens(2_500, 0), "estimated")
-    feed(stream, START, block(0, type="text", text=""), delta(0, type="text_delta", text="x" * 40))
+    assert (stream.reply().tokens, stream.reply().usage_source) == (Tokens(), "estimated")
+    feed(
+        stream, START, block(0, type="text", text=""), delta(0, type="text_delta", text="Hel"),
+        delta(0, type="text_delta", text="lo"), delta(1, type="thinking_delta", thinking="hm"),
+        block(2, type="tool_use", id="t1", name="look", input={}),
+        delta(2, type="input_json_delta", partial_json='{"b"'),
+    )  # fmt: skip
     reply = stream.reply()
-    assert (reply.tokens, reply.usage_source) == (Tokens(14, 10, cached=4), "estimated")
+    assert (reply.tokens, reply.usage_source) == (Tokens(14, cached=4), "estimated"), (
+        "the prompt was reported"
+    )
+    assert reply.written is not None
+    assert (reply.written.answers, reply.written.thoughts) == (['Hellolook{"b"'], ["hm"])
 
 
 @pytest.mark.parametrize("request_", [message(), chat()], ids=["message", "chat"])
@@ -94,7 +103,8 @@ def test_later_counts_hold_and_odd_ones_are_no_counts(request_: Any) -> None:
 
     stream = reader(request_, "anthropic")
     feed(stream, START, *HELLO, message_end(output=-5), STOP)
-    assert (stream.reply().tokens, stream.reply().usage_source) == (Tokens(2_500, 2), "estimated")
+    assert (stream.reply().tokens, stream.reply().usage_source) == (Tokens(), "estimated")
+    assert stream.reply().written is not None
 
 
 @pytest.mark.parametrize("request_", [message(), chat()], ids=["message", "chat"])
@@ -290,11 +300,12 @@ def test_an_answer_without_a_word_is_a_message_without_content() -> None:
     assert [event["type"] for event in events] == ["message_start", "message_delta"]
 
 
-def test_without_a_usage_it_is_counted_and_told_as_counted() -> None:
+def test_without_a_usage_what_was_counted_is_told() -> None:
     stream = reader(message(), "openai")
-    events = events_of(feed(stream, a_chunk(content="x" * 40), sse.DONE))
+    feed(stream, a_chunk(content="Hello"), sse.DONE)
     assert stream.reply().usage_source == "estimated"
-    assert (events[-1]["usage"]["input_tokens"], events[-1]["usage"]["output_tokens"]) == (2_500, 10)
+    [end] = events_of([Chunk(raw=stream.closing(Tokens(9, 2)))])
+    assert (end["usage"]["input_tokens"], end["usage"]["output_tokens"]) == (9, 2)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +328,9 @@ def test_other_choices_than_the_first_are_not_told_but_counted() -> None:
     stream = reader(message(), "openai")
     events = events_of(feed(stream, a_chunk(content="xxxx"), a_chunk(content="yyyy", index=1), sse.DONE))
     assert [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"] == ["xxxx"]
-    assert stream.reply().tokens.completion == 2
+    written = stream.reply().written
+    assert written is not None
+    assert written.answers == ["xxxx", "yyyy"]
 
 
 # -- OpenAI to OpenAI --------------------------------------------------------------------------------------------------
