@@ -335,7 +335,8 @@ def test_a_call_that_nobody_worked_on_may_be_made_again_under_its_key(
     assert market.claims() == 0
     market.service.endpoint = stack.upstream_url
     market.service.save()
-    wait_for(lambda: market.post(None).status_code == 200, seconds=5)
+    # The endpoint that nobody answers at may have opened its breaker by then.
+    wait_for(lambda: market.post(None).status_code == 200)
     second = market.post(key)
     assert second.status_code == 200
     assert_replayed(market.post(key), second)
