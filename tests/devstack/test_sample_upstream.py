@@ -149,5 +149,5 @@ def test_a_stop_while_it_still_starts_is_heard(tmp_path: Path) -> None:
         child.start()
         time.sleep(0.1 + step * 0.05)
         child.ask_to_stop()
-        wait_for(lambda child=child: not child.running, seconds=5)  # type: ignore[misc]
+        wait_for(lambda child=child: not child.running, seconds=10)  # type: ignore[misc]
         child.kill()
