@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS = 30.0
 #: How long a client may leave what was sent unread.
 WRITE_SECONDS = 60.0
+#: Of a request's line and headers.
+MOST_HEAD_BYTES = 64 * 1024
 #: At shutdown, what is already on its way over an idle connection is still answered.
 LAST_REQUEST_SECONDS = 0.5
 
@@ -63,7 +65,10 @@ class LaneProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         #: Since when the connection waits for its client: for a request, or for the rest of one.
         self._waits_since = self.loop.time()
-        self._incomplete = self._leaving = False
+        self._incomplete = self._leaving = self._in_head = self._closing = False
+        self._head_bytes = 0
+        #: The paid call whose answer is under way; others may wait behind it.
+        self.serving: PaidExchange | None = None
 
     # -- what the transport says -----------------------------------------------------------------------------------
 
@@ -74,6 +79,11 @@ class LaneProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        serving = self.serving
+        if serving is not None and serving is not self.cycle:
+            # uvicorn tells the last request alone.
+            serving.disconnected = True
+            serving.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -81,6 +91,18 @@ class LaneProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._incomplete and not waited:
             self._waits_since = self.loop.time()
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self.send_400_response("The head of the request is too large.")
+
+    def send_400_response(self, msg: str) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, PaidExchange) and not cycle.more_body and not cycle.response_complete:
+            # What followed a whole call is not HTTP. The call is served; its answer is the last.
+            cycle.keep_alive = self._incomplete = self._in_head = False
+            return
+        super().send_400_response(msg)
 
     # One timer a connection that looks now and then, where uvicorn sets and ends one for every request.
 
@@ -88,16 +110,31 @@ class LaneProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
+        if self.transport.is_closing():
+            self._see_closing()
+            return
         cycle = self.cycle
-        waits = self._incomplete or cycle is None or cycle.response_complete
+        resting = cycle is None or cycle.response_complete
+        # A call that is being served waits for nobody, whatever else has come of its client.
+        waits = resting or (cycle.more_body and not self.pipeline)
         longest = REQUEST_SECONDS if self._incomplete or cycle is None else self.timeout_keep_alive
         left = self._waits_since + longest - self.loop.time() if waits else longest
         if left > 0:
-            self._look_later(left)
-        elif isinstance(cycle, PaidExchange) and cycle.more_body:
+            self._look_later(min(left, REQUEST_SECONDS))
+            return
+        if isinstance(cycle, PaidExchange) and not resting:
             cycle.refuse(ClientSlow())
         else:
             self.transport.close()
+        self._look_later(WRITE_SECONDS)
+
+    def _see_closing(self) -> None:
+        """What was left to send when the connection began to close has this time to be read."""
+        if self._closing:
+            self.transport.abort()
+        else:
+            self._closing = True
+            self._look_later(WRITE_SECONDS)
 
     def on_response_complete(self) -> None:
         self._waits_since = self.loop.time()
@@ -112,12 +149,14 @@ class LaneProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         # What ASGI wants of a request is made only where it goes there.
-        self._incomplete = True
+        self._incomplete = self._in_head = True
+        self._head_bytes = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         path = self.url.partition(b"?")[0]
         dialect = _PATHS.get(path) or (MARKETPLACE if path.startswith(_CONSUME) else None)
         running = runtime.current()
@@ -126,14 +165,14 @@ class LaneProtocol(HttpToolsProtocol):
             return
         before = self.cycle
         exchange = PaidExchange(self, running, dialect, path)
+        self.headers = []  # what comes as a trailer is no header of the request
         self.cycle = exchange
         if before is None or before.response_complete:
             exchange.may_begin = True
+            exchange.ask_for_body()
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft(cast(Any, (exchange, None)))
-        if self.expect_100_continue:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _leave_to_the_application(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -141,6 +180,7 @@ class LaneProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -164,6 +204,7 @@ class LaneProtocol(HttpToolsProtocol):
         """A request that had waited behind another on this connection has its turn."""
         if isinstance(cycle, PaidExchange):
             cycle.may_begin = True
+            cycle.ask_for_body()
             cycle.begin()
         else:
             super()._start_asgi_task(cycle, app)
@@ -184,8 +225,9 @@ class PaidExchange:
     """One paid call on its connection: stands where uvicorn keeps its own request-response cycle."""
 
     __slots__ = (
-        "_address", "_began", "_body", "_chunked", "_dialect", "_headers", "_method", "_path", "_protocol", "_running",
-        "_size", "_streaming", "_task", "disconnected", "keep_alive", "may_begin", "more_body", "response_complete",
+        "_address", "_began", "_body", "_chunked", "_dialect", "_expects", "_headers", "_method", "_path", "_protocol",
+        "_refused", "_running", "_size", "_streaming", "_task", "disconnected", "keep_alive", "may_begin", "more_body",
+        "response_complete",
     )  # fmt: skip
 
     def __init__(
@@ -202,11 +244,14 @@ class PaidExchange:
         self._body: list[bytes] = []
         self._size = 0
         self._task: asyncio.Task[None] | None = None
+        self._refused: Problem | None = None
+        self._expects = protocol.expect_100_continue
         self._streaming = False
         self._began = time.perf_counter()
         #: HTTP/1.0 knows no chunks: there a stream ends with its connection.
         self._chunked = parser.get_http_version() == "1.1"
-        self.keep_alive = self._chunked and protocol.keeps_alive()
+        # After an Upgrade, which is not taken up, the parser reads no further.
+        self.keep_alive = self._chunked and protocol.keeps_alive() and not parser.should_upgrade()
         self.may_begin = False
         self.more_body = True
         self.disconnected = self.response_complete = False
@@ -226,26 +271,44 @@ class PaidExchange:
         self._size += len(data)
         if self._size <= self._running.gateway.most_body_bytes:
             self._body.append(data)
-        elif not self.response_complete:
+        elif not self.response_complete and self._refused is None:
             self.refuse(TooLarge())
+
+    def ask_for_body(self) -> None:
+        """Say that a body may come, to a client that waits for that."""
+        if self._expects and self.more_body:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def refuse(self, problem: Problem) -> None:
         """Answer before the request has come whole; its rest is nobody's, so the connection ends too."""
         self.keep_alive = False
-        self._send(refusal(self._call(), problem))
+        self._refused = problem
+        self.begin()
 
     def begin(self) -> None:
         """Serve the call once it is whole, and the answers before it on its connection are out."""
-        if self.more_body or not self.may_begin or self.response_complete or self.disconnected:
+        protocol = self._protocol
+        if (
+            not self.may_begin
+            or self.response_complete
+            or self.disconnected
+            or protocol.transport.is_closing()
+        ):
             return
-        self._task = self._protocol.loop.create_task(self._serve())
-        self._protocol.tasks.add(self._task)
+        if self._refused is not None:
+            self._send(refusal(self._call(), self._refused))
+        elif not self.more_body:
+            protocol.serving = self
+            self._task = protocol.loop.create_task(self._serve())
+            protocol.tasks.add(self._task)
 
     async def _serve(self) -> None:
         # A call begins when it is whole. A slow client's upload is no latency of the service, and admission refuses
         # ids that are seconds old.
         call = self._call()
         try:
+            if self._protocol.flow.write_paused:
+                await self._kept_up()  # who does not read its answers gets no more of them
             if self._method != b"POST":
                 self._send(refusal(call, MethodNotAllowed()))
                 return
@@ -254,6 +317,10 @@ class PaidExchange:
                 await self._stream(answer)
             else:
                 self._send(answer)
+        except BaseException:
+            if not self.response_complete:
+                self._protocol.transport.abort()
+            raise
         finally:
             self._protocol.tasks.discard(cast(Any, self._task))
 
@@ -305,9 +372,12 @@ class PaidExchange:
             self._task.cancel(CLIENT_GONE)
         try:
             await stream.run(write)
-        except asyncio.CancelledError:
+        except BaseException as failure:
             if not self.disconnected:
+                # To the client it must not look whole, and nothing may follow it.
                 self._protocol.transport.abort()
+                raise
+            if not isinstance(failure, asyncio.CancelledError):
                 raise
         else:
             if self._chunked:
@@ -329,8 +399,8 @@ class PaidExchange:
             async with asyncio.timeout(WRITE_SECONDS):
                 await self._protocol.flow.drain()
         except TimeoutError as error:
-            # A client that does not read counts as gone.
-            self.disconnected = True
+            # A client that does not read counts as gone, and goes once.
+            self.disconnected, self._streaming = True, False
             self._protocol.transport.abort()
             raise asyncio.CancelledError(CLIENT_GONE) from error
 
@@ -349,6 +419,7 @@ class PaidExchange:
 
     def _end(self, status: int) -> None:
         self.response_complete = True
+        self._protocol.serving = None
         path, method = self._path.decode("latin-1"), self._method.decode("latin-1")
         metrics.answered(method, path, status, time.perf_counter() - self._began)
         if self.disconnected:

@@ -138,7 +138,7 @@ class PaidCall:
     async def _failed(self, failure: BaseException) -> BaseException:
         """Settle a call that brought nothing; returns what to raise."""
         raised, code = self.meaning_of(failure)
-        await self.settle_nothing(code)
+        await self.settle_nothing(code, status="cancelled" if code == "cancelled" else "error")
         return raised
 
     def meaning_of(self, failure: BaseException) -> tuple[BaseException, str]:

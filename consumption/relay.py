@@ -77,7 +77,7 @@ class Relay:
             task.uncancel()
         try:
             await self._pass_on(_nobody)
-        except (Problem, asyncio.CancelledError) as failure:
+        except (Exception, asyncio.CancelledError) as failure:  # noqa: BLE001 - whatever it is, the call is settled
             return failure
         return None
 
@@ -98,9 +98,8 @@ class Relay:
         out: list[bytes] = []
         try:
             out.extend(map(self._take, self._events.feed(data)))
-        except UpstreamFailed:
-            self._send(out, write)
-            raise
+        except UpstreamFailed as failure:
+            return _then(self._send(out, write), failure)
         return self._send(out, write)
 
     def _send(self, out: list[bytes], write: Write) -> Awaitable[None] | None:
@@ -125,6 +124,13 @@ class Relay:
             return
         reply = await self._paid.counted(self._reader.reply())
         await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
+
+
+async def _then(sending: Awaitable[None] | None, failure: UpstreamFailed) -> None:
+    """What came before the failure goes out first."""
+    if sending is not None:
+        await sending
+    raise failure
 
 
 def _nobody(data: bytes) -> None:

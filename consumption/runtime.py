@@ -105,7 +105,7 @@ class Runtime:
             await asyncio.wait_for(self.settlement.idle.wait(), STOP_SECONDS)
         if len(self.spool):
             await self.spool.settle_all(self.admission)
-        with contextlib.suppress(LineError):
+        with contextlib.suppress(LineError, hiredis.ReplyError):
             await self.events.flush(self._send_events)
         for task in self._tasks:
             task.cancel()
@@ -152,7 +152,7 @@ class Runtime:
         reaped = False
         while True:
             await asyncio.sleep(0.1)
-            with contextlib.suppress(LineError):
+            with contextlib.suppress(LineError, hiredis.ReplyError):
                 if self.line.is_open and not self.admission.is_live:
                     await self.admission.refresh_epochs()
                 elif self.admission.is_live and not reaped:

@@ -116,6 +116,8 @@ class Settlement:
         """
         encoded = journal.encode(entry)
         epoch = self._admission.known_epoch(shard)
+        if entry.request_id in self._open:
+            self._open[entry.request_id] = (shard, None)  # what is being settled is cut by nobody
         try:
             await self._admission.settle(entry, encoded)
         except (LineError, hiredis.ReplyError) as error:

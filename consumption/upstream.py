@@ -90,7 +90,9 @@ class Upstream:
             return NOT_CONNECTED, UpstreamFailed()
         except NoPlace:
             route.abandoned()
-            raise UpstreamBusy(retry_after=1) from None
+            busy = UpstreamBusy(retry_after=1)
+            busy.nothing_done = True
+            raise busy from None
         except (Broken, TooSlow) as error:
             route.failed()
             raise _failure(error, endpoint) from error

@@ -86,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
+        self._patience = Patience(until=float("inf"))
+        self._last = self._window_began = 0.0
         self.open = False
         #: How long the upstream lets it rest, by its own word.
         self.keep_alive_seconds: float | None = None
@@ -265,8 +267,8 @@ class Connection(asyncio.Protocol):
             return
         self.status = status
         self._reusable = self._parser.should_keep_alive()
+        self.due = self._next_due(self._patience)
         if not self._whole:
-            self.due = self._next_due(self._patience)
             self._wake()
 
     def on_body(self, data: bytes) -> None:

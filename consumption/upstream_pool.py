@@ -115,9 +115,11 @@ class UpstreamPool:
     def _make_place(self) -> bool:
         """Cut a connection that rests, whoever it belongs to; False where none does."""
         for host in self._hosts.values():
-            if host.resting:
-                host.resting.popleft()[1].abort()
-                return True
+            while host.resting:
+                connection = host.resting.popleft()[1]
+                if connection.open:
+                    connection.abort()
+                    return True
         return False
 
     async def _dial(self, host: Host) -> Connection:

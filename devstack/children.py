@@ -118,8 +118,11 @@ def console_command(port: int) -> list[str]:
 
 
 def upstream_command(port: int) -> list[str]:
-    target = "devstack.sample_upstream:create"
-    return granian("asgi", port, target, "--factory", "--loop", "uvloop", "--backpressure", "8192")
+    return [
+        sys.executable, "-m", "uvicorn", "--factory", "devstack.sample_upstream:create",
+        "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--ws", "none",
+        "--backlog", "4096", "--no-access-log", "--timeout-graceful-shutdown", "5",
+    ]  # fmt: skip
 
 
 def celery_command(*arguments: str) -> list[str]:

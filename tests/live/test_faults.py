@@ -237,7 +237,7 @@ def test_a_stream_that_outlives_the_limit_is_cut_and_charged_for_what_it_gave(
             stream.content  # noqa: B018 - cut off, and not to be taken for whole
     wait_for(lambda: len(records(key)) == 1, seconds=10)
     (row,) = records(key).values()
-    assert (row.status, row.usage["completion_tokens"], row.settlement) == ("cancelled", 8, "lease")
+    assert (row.status, row.usage["completion_tokens"], row.settlement) == ("cancelled", 9, "lease")
     assert live_counters(stack, key) == (row.total_tokens, 0)
 
 
