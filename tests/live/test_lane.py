@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests import factories
+from tests.harness.waiting import wait_for
 from tests.live.stack import GatewayProcess, Stack
 
 
@@ -16,7 +17,9 @@ class Wire:
     def __init__(self, gateway: GatewayProcess, endpoint: str) -> None:
         self.service = factories.make_service(endpoint=endpoint)
         _, self.text = factories.make_key(service=self.service)
-        gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
+        # The service becomes known in one moment, its price in the next.
+        warm = {"prompt": "warm up", "max_tokens": 5}
+        wait_for(lambda: gateway.consume(self.service.id, self.text, warm).status_code == 200)
         self.socket = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
 
     def request(self, body: bytes, *more: str, method: str = "POST", length: int | None = None) -> bytes:
