@@ -123,7 +123,7 @@ class Stack:
         for child in reversed(self.children):
             child.ask_to_stop()
         for child in reversed(self.children):
-            child.finish(deadline=0.0, impatient=lambda: True)
+            child.finish(deadline=time.monotonic() + 10.0, impatient=lambda: False)
 
 
 @dataclass
