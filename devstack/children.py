@@ -118,11 +118,7 @@ def console_command(port: int) -> list[str]:
 
 
 def upstream_command(port: int) -> list[str]:
-    return [
-        sys.executable, "-m", "uvicorn", "--factory", "devstack.sample_upstream:create",
-        "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--ws", "none",
-        "--backlog", "4096", "--no-access-log", "--timeout-graceful-shutdown", "5",
-    ]  # fmt: skip
+    return [sys.executable, "-m", "devstack.sample_upstream", "--port", str(port)]
 
 
 def celery_command(*arguments: str) -> list[str]:

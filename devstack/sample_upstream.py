@@ -5,14 +5,18 @@ what the marketplace recorded can be held against what was really answered. `SAM
 log, `SAMPLE_UPSTREAM_LATENCY_MS` makes it think.
 """
 
+import argparse
 import asyncio
 import os
+import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvicorn
 
 from devstack import sample_messages
 from devstack.call_log import CallLog
@@ -222,9 +226,28 @@ async def refuse(send: Send, status: int, message: str) -> None:
     await answer(send, status, {"error": {"message": message, "type": kind, "param": None, "code": None}})
 
 
-def create() -> SampleUpstream:
-    """Granian's `--factory` target."""
-    return SampleUpstream(
-        log=CallLog(Path(os.environ["SAMPLE_UPSTREAM_LOG"])),
-        latency_seconds=float(os.environ.get("SAMPLE_UPSTREAM_LATENCY_MS", "0")) / 1000,
+def main() -> None:
+    """Serve until SIGTERM; then answer what has come."""
+    parser = argparse.ArgumentParser(prog="devstack.sample_upstream", description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    port = parser.parse_args().port
+    # uvicorn stops in peace and then sends itself the signal once more: an end like any other, with exit code 0.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        SampleUpstream(
+            log=CallLog(Path(os.environ["SAMPLE_UPSTREAM_LOG"])),
+            latency_seconds=float(os.environ.get("SAMPLE_UPSTREAM_LATENCY_MS", "0")) / 1000,
+        ),
+        host="127.0.0.1",
+        port=port,
+        http="httptools",
+        ws="none",
+        loop="uvloop",
+        backlog=4096,
+        access_log=False,
+        timeout_graceful_shutdown=5,
     )
+
+
+if __name__ == "__main__":
+    main()

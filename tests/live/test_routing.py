@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import requests
+from django.db import transaction
 
 from catalog.models import Service
 from devstack.ports import free_port
@@ -32,10 +33,11 @@ class Market:
     def __init__(self, gateway: GatewayProcess, upstream: Any, *behaviours: str, **fields: Any) -> None:
         self.gateway = gateway
         self.upstream = upstream
-        self.service = factories.make_service(**fields)
-        for order, behaviour in enumerate(behaviours):
-            self.add(behaviour, order=order)
-        _, self.text = factories.make_key(service=self.service)
+        with transaction.atomic():  # the gateway hears of the service with its endpoints, or not at all
+            self.service = factories.make_service(**fields)
+            for order, behaviour in enumerate(behaviours):
+                self.add(behaviour, order=order)
+            _, self.text = factories.make_key(service=self.service)
         gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
 
     def add(self, behaviour: str, service: Service | None = None, **fields: Any) -> None:
