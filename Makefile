@@ -35,7 +35,7 @@ run: venv
 
 test: lint
 	rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest
+	$(PY) -m coverage run -m pytest --numprocesses 2 --dist loadgroup
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

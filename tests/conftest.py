@@ -15,6 +15,18 @@ from tests.harness.servers import RUN
 from tests.superuser import as_superuser
 
 
+#: Folders whose tests start processes and mind how long things take: one worker runs them all, one after the other.
+OF_PROCESSES = ("live", "devstack")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two workers share the tests, a file goes to one of them whole."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        group = "processes" if folder in OF_PROCESSES else item.path.stem + folder
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
     """As in production, there are roles, and the audit trail is not the application's role's."""
