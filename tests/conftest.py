@@ -14,7 +14,6 @@ from tests.committed import empty_audit_trail
 from tests.harness.servers import RUN
 from tests.superuser import as_superuser
 
-
 #: Folders whose tests start processes and mind how long things take: one worker runs them all, one after the other.
 OF_PROCESSES = ("live", "devstack")
 
