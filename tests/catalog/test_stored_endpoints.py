@@ -1,5 +1,6 @@
 """Endpoints of a service: what a row may hold, its credential at rest, and moving it to a newer key."""
 
+import datetime as dt
 import json
 import uuid
 from typing import Any
@@ -57,7 +58,7 @@ class TestRow:
         "changed",
         [
             {"protocol": "gopher"}, {"weight": 0}, {"weight": 1001}, {"order": -1}, {"credential": b"x"},
-            {"credential_set_at": clock.now()},
+            {"credential_set_at": dt.datetime(2026, 1, 1, tzinfo=clock.UTC)},
         ],
         ids=str,
     )  # fmt: skip
