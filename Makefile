@@ -44,6 +44,9 @@ lint: venv-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
+	@# Its standard error tells of notes that a line of a longer statement did not need; findings are on the other.
+	$(PY) -m bandit --quiet --configfile pyproject.toml --recursive . 2>/dev/null
+	$(PY) -m devstack.vulnerabilities requirements-dev.txt
 
 fmt: venv-dev
 	$(PY) -m ruff check --fix .

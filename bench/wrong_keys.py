@@ -20,7 +20,7 @@ LETTERS = string.ascii_letters + string.digits
 
 def forged(key: str) -> str:
     """The key's form, id, tag and a right checksum, with another secret: what a guesser would send."""
-    secret = "".join(random.choices(LETTERS, k=SECRET_LENGTH))  # noqa: S311 - it is to be refused
+    secret = "".join(random.choices(LETTERS, k=SECRET_LENGTH))  # noqa: S311 - to be refused  # nosec B311
     tagged = key[:-CRC_LENGTH]
     changed = tagged[: -TAG_LENGTH - SECRET_LENGTH] + secret + tagged[-TAG_LENGTH:]
     return changed + f"{zlib.crc32(changed.encode()):08x}"

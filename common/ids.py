@@ -18,7 +18,7 @@ def uuid7(at_ms: int | None = None) -> uuid.UUID:
     """A new UUIDv7: 48 bits of milliseconds, 74 random bits."""
     moment = clock.now_ms() if at_ms is None else at_ms
     # An id has to be unique, not secret; asking the kernel for its bits would be most of its cost.
-    bits = random.getrandbits(74)
+    bits = random.getrandbits(74)  # ids are unique, not secret  # nosec B311
     value = (moment & 0xFFFF_FFFF_FFFF) << 80 | _VERSION_AND_VARIANT | (bits >> 62) << 64 | bits & _LOW_62
     return uuid.UUID(int=value)
 

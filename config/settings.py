@@ -39,7 +39,7 @@ PROCESS = env("PROCESS", "console")
 IS_GATEWAY = PROCESS == "gateway"
 
 #: Defaults that let checks and migrations run. Nothing serves with them: ``config.own_secrets``.
-KNOWN_SECRET_KEY = "not-for-production-only-for-checks-and-migrations-0123456789"  # noqa: S105
+KNOWN_SECRET_KEY = "not-for-production-only-for-checks-and-migrations-0123456789"  # noqa: S105 - nothing serves with it  # nosec B105
 KNOWN_PEPPER = bytes(32)
 KNOWN_CREDENTIAL_KEY = "A" * 43 + "="
 SECRET_KEY = env("SECRET_KEY", KNOWN_SECRET_KEY)

@@ -104,7 +104,7 @@ class Breaker:
         if self._open_until is None and now - self._closed_at > STEADY_SECONDS:
             self._trips = 0
         longest = min(MOST_OPEN_SECONDS, FIRST_OPEN_SECONDS * 2.0 ** min(self._trips, 10))
-        self._open_until = now + longest * (1 - JITTER * random.random())  # noqa: S311 - jitter, no secret
+        self._open_until = now + longest * (1 - JITTER * random.random())  # noqa: S311 - jitter  # nosec B311
         self._trips += 1
         self._begin_period()
 

@@ -29,7 +29,7 @@ SERVICES: tuple[dict[str, Any], ...] = (
     {
         "name": "sample-chat",
         "version": "1.0",
-        "pricing": {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"},
+        "pricing": {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"},  # a price  # nosec B105
         "sla": {"latency_p95_ms": 2000, "error_rate": 0.01, "uptime": 0.999},
     },
     {

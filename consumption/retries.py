@@ -127,6 +127,6 @@ def pause_before_next(
         return 0.0
     if again is Again.ELSEWHERE or pauses >= MOST_PAUSES or back_in is None or back_in > MOST_PAUSE_SECONDS:
         return None
-    jitter = 0.5 + random.random() / 2  # noqa: S311 - jitter, no secret
+    jitter = 0.5 + random.random() / 2  # noqa: S311 - jitter, no secret  # nosec B311
     pause = max(FIRST_PAUSE_SECONDS * 2**pauses * jitter, back_in)
     return pause if pause < remaining else None

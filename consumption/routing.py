@@ -284,4 +284,4 @@ def _least_loaded(usable: list[tuple[Endpoint, _Endpoint]]) -> tuple[Endpoint, _
             best.append(pair)
     if len(best) == 1:
         return best[0]
-    return random.choices(best, [endpoint.weight for endpoint, _ in best])[0]  # noqa: S311 - no secret
+    return random.choices(best, [endpoint.weight for endpoint, _ in best])[0]  # noqa: S311 - no secret  # nosec B311

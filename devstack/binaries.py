@@ -59,7 +59,7 @@ def copy_name(files: dict[str, int]) -> str:
 
 def root_copy(source: Path) -> Path:
     files = listing(source)
-    for parent in (Path("/var/cache"), Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108 - verified below
+    for parent in (Path("/var/cache"), Path("/var/tmp"), Path(tempfile.gettempdir())):  # noqa: S108 - verified  # nosec B108
         place = parent / copy_name(files)
         if is_trustworthy(place, files):
             return place

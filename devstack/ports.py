@@ -40,7 +40,7 @@ def free_port() -> int:
     if highest <= LOWEST:
         highest = 65_536
     for _ in range(TRIES):
-        port = random.randrange(LOWEST, highest)  # noqa: S311 - spreads out, protects nothing
+        port = random.randrange(LOWEST, highest)  # noqa: S311 - no secret  # nosec B311
         if is_free(port):
             return port
     raise DevstackError("no free port was found on 127.0.0.1")

@@ -37,7 +37,7 @@ class Valkey(Server):
     ) -> None:
         super().__init__(folder, log=log, inherit=inherit)
         self.settings = SETTINGS | (settings or {})
-        self._password = ""
+        self._password = ""  # none yet  # nosec B105
 
     @property
     def url(self) -> str:

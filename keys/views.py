@@ -36,9 +36,15 @@ from keys.serializers import (
 
 
 class ManagesKeys(BasePermission):
-    """Every member sees the keys; owners and developers issue, change, rotate and revoke them."""
+    """Every member sees the keys; owners and developers issue, change, rotate and revoke them.
+
+    Of a key that is named, it is asked once the key is found: one of another consumer is absent to every role.
+    """
 
     def has_permission(self, request: Request, view: APIView) -> bool:
+        return "key_id" in view.kwargs or self.has_object_permission(request, view, None)
+
+    def has_object_permission(self, request: Request, view: APIView, obj: object) -> bool:
         return request.method in SAFE_METHODS or membership_of(request).manages_keys
 
 
@@ -59,10 +65,11 @@ class OfKeys(APIView):
         return ApiKey.objects.filter(consumer_id=membership_of(self.request).consumer_id)
 
     def key(self, key_id: uuid.UUID) -> ApiKey:
-        """One of them. Raises ``KeyUnknown``."""
+        """One of them. Raises ``KeyUnknown``, and then what ``ManagesKeys`` refuses."""
         key = self.keys().filter(id=key_id).first()
         if key is None:
             raise KeyUnknown
+        self.check_object_permissions(self.request, key)
         return key
 
     def who(self) -> dict[str, Any]:

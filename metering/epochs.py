@@ -87,7 +87,7 @@ _BEGIN = f"""
     INSERT INTO journal_positions (shard, epoch, last_id, batch) SELECT shard, number, '{START}', 0 FROM numbered
     ON CONFLICT (shard) DO UPDATE SET epoch = EXCLUDED.epoch, last_id = EXCLUDED.last_id
     RETURNING shard, epoch, batch
-"""  # noqa: S608
+"""  # noqa: S608 - constants  # nosec B608
 
 
 def finish(server: OneLife, positions: dict[int, Position]) -> None:

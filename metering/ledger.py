@@ -33,7 +33,7 @@ _INSERT = f"""
         ON CONFLICT (id, "timestamp") DO NOTHING RETURNING id
     )
     SELECT id FROM staged_lines WHERE id NOT IN (SELECT id FROM inserted)
-"""  # noqa: S608
+"""  # noqa: S608 - constants  # nosec B608
 #: Classes of SQLSTATE that say the data is at fault: data exception, integrity, program limit exceeded.
 _FAULTS_OF_DATA = ("22", "23", "54")
 _CHECK_VIOLATION = "23514"
