@@ -59,8 +59,11 @@ bench-scale: venv-dev
 	$(PY) -m bench --scale
 
 MINUTES ?= 10
+# Some 36 requests each.
+EXAMPLES ?= 600
 soak: venv-dev
 	$(PY) -m bench --soak --minutes $(MINUTES)
+	OPENAPI_EXAMPLES=$(EXAMPLES) OPENAPI_SEED=$$(date +%s) $(PY) -m pytest tests/live/test_openapi.py
 
 # The machine's own pip settings are left out: hashes and versions come from the public index alone.
 compile = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null $(PY) -m piptools compile \

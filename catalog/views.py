@@ -45,7 +45,7 @@ class ServicesView(ListAPIView[Entitlement]):
         operation_id="services_list",
         summary="List services",
         tags=["services"],
-        responses={200: OfferSerializer(many=True), **problems(400, 401, 403, 404)},
+        responses={200: OfferSerializer(many=True), **problems(400, 401, 403, 404, 422)},
     )
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """The services that the consumer is entitled to, with price and limits."""

@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerializerFieldExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import Direction
 from rest_framework import serializers
 
 from catalog.models import Tier
@@ -29,6 +32,17 @@ class Strict(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+class StrictDescription(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """How the API documentation describes it."""
+
+    target_class = "keys.serializers.Strict"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
+        described = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)  # type: ignore[no-untyped-call]
+        return {**described, "additionalProperties": False}
+
+
 class ExactField(serializers.DecimalField):
     """An amount of money: a text that says it exactly. A JSON number was rounded before it came here."""
 
@@ -36,6 +50,17 @@ class ExactField(serializers.DecimalField):
         if not isinstance(data, str):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class ExactDescription(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
+    """A text as it comes in, and a number as it goes out: the contract's."""
+
+    target_class = "keys.serializers.ExactField"
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
+        if direction == "request":
+            return {"type": "string", "pattern": r"^[0-9]{1,7}(\.[0-9]{1,9})?$"}
+        return {"type": "number", "minimum": 0, "maximum": MOST_BUDGET}
 
 
 class CountField(serializers.IntegerField):

@@ -90,7 +90,7 @@ class KeysView(OfKeys, ListAPIView[ApiKey]):
         operation_id="keys_list",
         summary="List API keys",
         tags=["keys"],
-        responses={200: KeySerializer(many=True), **problems(400, 401, 403, 404)},
+        responses={200: KeySerializer(many=True), **problems(400, 401, 403, 404, 422)},
     )
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """The consumer's keys, newest first, revoked and expired ones too. Never their secrets."""
