@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 Argument = str | bytes | int | float
 
+#: Turns of the event loop from bytes in the socket to an answer: the socket, the stream's reader, our own task.
+READING_TURNS = 3
+
 
 class LineError(Exception):
     """A call that brought no answer."""
@@ -201,8 +204,13 @@ class Line:
         while True:
             await asyncio.sleep(0.01)
             now = loop.time()
-            for waiting in self._waiting:
-                if waiting.deadline <= now and not waiting.future.done():
+            late = [each for each in self._waiting if each.deadline <= now and not each.future.done()]
+            if late:
+                # What came while this process was busy with something else is read first: it was not late.
+                for _ in range(READING_TURNS):
+                    await asyncio.sleep(0)
+            for waiting in late:
+                if not waiting.future.done():
                     waiting.future.set_exception(OutcomeUnknown("Valkey did not answer in time"))
             if self._waiting and self._waiting[0].deadline + 5 < now and self._writer is not None:
                 self._writer.transport.abort()
