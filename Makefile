@@ -57,6 +57,7 @@ bench: venv-dev
 
 bench-scale: venv-dev
 	$(PY) -m bench --scale
+	$(PY) -m bench.exports 10000000
 
 MINUTES ?= 10
 # Some 36 requests each.

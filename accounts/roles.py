@@ -10,9 +10,13 @@ from audit import trail
 from audit.changes import differences
 
 #: The marketplace's own apps. Users, groups and what Django brings along are not among them.
-MARKETPLACE = ("accounts", "analytics", "audit", "catalog", "keys", "metering", "policy", "quotas", "sla")
+MARKETPLACE = (
+    "accounts", "analytics", "audit", "catalog", "finance", "keys", "metering", "policy", "quotas", "sla",
+)  # fmt: skip
 #: What is known of money and usage, and needed to read it.
-FINANCE = ("catalog", "keys", "metering", "quotas")
+FINANCE = ("catalog", "finance", "keys", "metering", "quotas")
+#: What only finance does: files of usage leave the house, months are closed.
+FINANCE_ALONE = Q(content_type__app_label="finance") & ~Q(codename__startswith="view_")
 
 
 def _every() -> Q:
@@ -37,10 +41,10 @@ def _of(model: str, *actions: str) -> Q:
 
 ROLES: dict[str, Q | None] = {
     "super_admin": _every(),
-    "admin": _in(MARKETPLACE) & ~Q(content_type__app_label="accounts", content_type__model="user")
+    "admin": _in(MARKETPLACE) & ~Q(content_type__app_label="accounts", content_type__model="user") & ~FINANCE_ALONE
     | _of("accounts.user", "add", "change", "view"),
     "approver": _in(MARKETPLACE, "view") | _of("catalog.service", "change"),
-    "finance": _in(FINANCE, "view", "export") | _of("accounts.consumer", "view"),
+    "finance": _in(FINANCE, "view", "export") | FINANCE_ALONE | _of("accounts.consumer", "view"),
     "viewer": _in(set(MARKETPLACE) - {"audit"}, "view") & ~_of("accounts.user", "view"),
     # Signs in over the REST API alone: what it may do follows from its memberships.
     "service_account": None,

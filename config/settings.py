@@ -70,6 +70,7 @@ INSTALLED_APPS = [
     "policy",
     "metering",
     "quotas",
+    "finance",
     "sla",
     "analytics",
     "consumption",
@@ -152,6 +153,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(minutes=10),
     },
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
+    "resume-exports": {"task": "finance.tasks.resume_exports", "schedule": timedelta(minutes=1)},
 }
 
 AUTH_USER_MODEL = "accounts.User"
@@ -210,6 +212,8 @@ DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", "marketplace@localhost")
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
 #: Where the worker writes down the head of the audit chain. Must outlive the process, and is worth a backup of its own.
 AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")))
+#: Where exported files are kept until they expire. Workers write it and the console reads it, so it is one volume.
+EXPORT_DIR = Path(env("EXPORT_DIR", str(VAR_DIR / "exports")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.

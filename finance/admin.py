@@ -1,0 +1,143 @@
+"""Finance in the console: exports."""
+
+import datetime as dt
+from functools import partial
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.http import urlencode
+
+from audit import trail
+from audit.audited_admin import ReadOnlyAdmin, actor_of
+from common import clock
+from finance import downloads, exports
+from finance.errors import DownloadRefused
+from finance.models import ExportJob
+from finance.tasks import run_export
+
+
+class OrderForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone
+    """A range of UTC days, both included."""
+
+    first = forms.DateField(label="From", widget=forms.DateInput(attrs={"type": "date"}))
+    last = forms.DateField(label="To", widget=forms.DateInput(attrs={"type": "date"}))
+
+    class Meta:
+        model = ExportJob
+        fields = ("format", "consumer")
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or {}
+        first, last = cleaned.get("first"), cleaned.get("last")
+        if first and last and last < first:
+            raise forms.ValidationError("The range ends before it begins.")
+        if last and last >= dt.date.max:
+            raise forms.ValidationError("The range ends too late.")
+        if first and midnight(first) >= clock.now():
+            raise forms.ValidationError("The range has not begun yet.")
+        return cleaned
+
+
+def midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime(day.year, day.month, day.day, tzinfo=clock.UTC)
+
+
+@admin.register(ExportJob)
+class ExportJobAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "__str__", "consumer", "state", "progress", "ordered_by", "expires_at")
+    list_filter = ("state", "format", "created_at")
+    list_select_related = ("consumer",)
+    fields = (
+        "format", "start", "end", "consumer", "state", "progress", "attempts", "error", "ordered_by", "created_at",
+        "finished_at", "expires_at", "totals", "sha256",
+    )  # fmt: skip
+    raw_id_fields = ("consumer",)
+    actions = ("cancel",)
+    change_form_template = "finance/export_job.html"
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("finance.export_usage")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.has_export_permission(request)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        return super().get_form(
+            request, obj, change=change, **({} if change else {"form": OrderForm}), **kwargs
+        )
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fields if obj else ("format", "first", "last", "consumer")
+
+    @admin.display
+    def progress(self, job: ExportJob) -> str:
+        return f"{job.percent} %"
+
+    @admin.display
+    def totals(self, job: ExportJob) -> str:
+        found = job.manifest or {}
+        sums = [f"{amount} {currency}" for currency, amount in found.get("totals", {}).items()]
+        return ", ".join([f"{found['rows']} rows", *sums]) if found else "-"
+
+    @admin.display(description="SHA-256")
+    def sha256(self, job: ExportJob) -> str:
+        return str((job.manifest or {}).get("sha256", "-"))
+
+    def save_model(self, request: HttpRequest, obj: ExportJob, form: Any, change: bool) -> None:
+        job = exports.order(
+            format=obj.format,
+            start=midnight(form.cleaned_data["first"]),
+            end=midnight(form.cleaned_data["last"] + dt.timedelta(days=1)),
+            consumer=obj.consumer,
+            actor=actor_of(request),
+            address=trail.address_of(request),
+        )
+        obj.__dict__.update(job.__dict__)
+        transaction.on_commit(partial(run_export.delay, str(job.id)))
+
+    @admin.action(description="Cancel", permissions=["export"])
+    def cancel(self, request: HttpRequest, jobs: QuerySet[ExportJob]) -> None:
+        address = trail.address_of(request)
+        ended = sum(exports.cancel(job, actor=actor_of(request), address=address) for job in jobs)
+        self.message_user(request, f"{ended} cancelled.", messages.SUCCESS if ended else messages.WARNING)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        return super().change_view(
+            request, object_id, form_url, {**(extra_context or {}), **self._links(request, object_id)}
+        )
+
+    def _links(self, request: HttpRequest, object_id: str) -> dict[str, str]:
+        """Good for a few minutes from when the page is shown."""
+        job = self.get_object(request, object_id)
+        if job is None or not self.has_export_permission(request) or exports.file_of(job) is None:
+            return {}
+        token = downloads.sign(job, user=request.user)  # type: ignore[arg-type] # signed in
+        url = reverse("admin:finance_exportjob_download")
+        return {
+            f"{part}_url": f"{url}?{urlencode({'token': token, 'part': part})}"
+            for part in ("file", "manifest")
+        }
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.download_view)
+        return [path("download/", view, name="finance_exportjob_download"), *super().get_urls()]
+
+    def download_view(self, request: HttpRequest) -> FileResponse:
+        try:
+            found = downloads.redeem(
+                request.GET.get("token", ""),
+                user=request.user,  # type: ignore[arg-type] # signed in
+                part=request.GET.get("part", "file"),
+                address=trail.address_of(request),
+            )
+        except DownloadRefused as error:
+            raise PermissionDenied from error
+        return FileResponse(found.path.open("rb"), as_attachment=True, filename=found.name)

@@ -1,0 +1,13 @@
+"""Refusals of finance."""
+
+from common.errors import Problem
+
+
+class RangeRefused(Problem):
+    code, status, title = "export_range_refused", 422, "The range of an export must begin before it ends"
+
+
+class DownloadRefused(Problem):
+    """One answer for a link that is forged, stale, another person's or of a file that is gone."""
+
+    code, status, title = "download_refused", 403, "This link is not valid any more"

@@ -1,0 +1,171 @@
+"""Export jobs: ordered, run by whichever worker gets there first, cancelled, expired.
+
+A job is run under an advisory lock of the worker's database session, so a killed worker's job is free at once; the
+next one begins the file anew, out of one fresh snapshot, since half a file of an older moment would not fit to it.
+"""
+
+import datetime as dt
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from accounts.models import Consumer
+from audit import trail
+from common import clock, crash
+from finance import formats, manifests
+from finance.errors import RangeRefused
+from finance.models import KEPT, MOST_ATTEMPTS, ExportJob
+from finance.snapshot import Lines, snapshot
+
+log = logging.getLogger(__name__)
+
+_LOCK = 0x6578706F
+#: Progress is told so often, seconds; a cancelled job ends at the next time.
+_TELL_EVERY = 0.5
+_UNFINISHED = (ExportJob.State.QUEUED, ExportJob.State.RUNNING)
+
+
+class Unwanted(Exception):
+    """The job was cancelled, or somebody else ended it."""
+
+
+@transaction.atomic
+def order(
+    *,
+    format: str,
+    start: dt.datetime,
+    end: dt.datetime,
+    actor: str,
+    consumer: Consumer | None = None,
+    address: str | None = None,
+) -> ExportJob:
+    """Queue an export of ``[start, end)``. What lies after now is left out. Raises ``RangeRefused``."""
+    end = min(end, clock.now())
+    if start >= end:
+        raise RangeRefused
+    job = ExportJob.objects.create(format=format, start=start, end=end, consumer=consumer, ordered_by=actor)
+    _tell(job, "export.ordered", actor, address)
+    return job
+
+
+@transaction.atomic
+def cancel(job: ExportJob, *, actor: str, address: str | None = None) -> bool:
+    """End a job that is not done yet. Whoever works on it stops and takes its files away."""
+    if not job.moves(ExportJob.State.CANCELLED, of=_UNFINISHED, finished_at=clock.now()):
+        return False
+    _tell(job, "export.cancelled", actor, address)
+    return True
+
+
+def run(job_id: Any) -> None:
+    """Work on a job to its end, unless somebody does or did. An outage leaves it for the next try."""
+    with _held(job_id) as is_ours:
+        job = ExportJob.objects.unfinished().filter(id=job_id).first() if is_ours else None
+        if job is None:
+            return
+        if job.attempts >= MOST_ATTEMPTS:
+            fields = {"error": f"given up after {MOST_ATTEMPTS} tries", "finished_at": clock.now()}
+            job.moves(ExportJob.State.FAILED, of=_UNFINISHED, **fields)
+            shutil.rmtree(job.folder, ignore_errors=True)
+            return
+        if job.moves(ExportJob.State.RUNNING, of=_UNFINISHED, attempts=F("attempts") + 1, rows_done=0):
+            _run(job)
+
+
+def _run(job: ExportJob) -> None:
+    try:
+        made = _write(job)
+    except Unwanted:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        return
+    crash.point("export-written")
+    now = clock.now()
+    fields = {"manifest": made, "finished_at": now, "expires_at": now + KEPT, "rows_done": made["rows"]}
+    if not job.moves(ExportJob.State.DONE, of=(ExportJob.State.RUNNING,), **fields):
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _write(job: ExportJob) -> dict[str, Any]:
+    """Make the files of a job; returns the manifest. Raises ``Unwanted``."""
+    how = formats.load(job.format)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    job.folder.mkdir(parents=True, mode=0o700)
+    copied, file = job.folder / "copied.csv", job.folder / f"usage.{how.SUFFIX}"
+    with snapshot(job) as ledger:
+        facts = ledger.facts()
+        tell = _progress(job, facts.rows)
+        with copied.open("wb") as target:
+            lines = Lines(target, tell)
+            ledger.copy(how.select(), lines)
+            lines.flush()
+    crash.point("export-copied")
+    how.write(copied, file, tell)
+    copied.unlink(missing_ok=True)
+    made = manifests.manifest(job, file, facts)
+    manifests.save(made, job.folder)
+    return made
+
+
+def _progress(job: ExportJob, rows: int) -> formats.Progress:
+    ExportJob.objects.filter(id=job.id).update(rows_total=rows)
+    running = ExportJob.objects.filter(id=job.id, state=ExportJob.State.RUNNING)
+    told_at = 0.0
+
+    def tell(done: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at < _TELL_EVERY:
+            return
+        told_at = time.monotonic()
+        if not running.update(rows_done=done):
+            raise Unwanted
+
+    return tell
+
+
+@contextmanager
+def _held(job_id: Any) -> Iterator[bool]:
+    """Whether this database session may work on the job."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", [_LOCK, str(job_id)])
+        is_ours = bool(cursor.fetchone()[0])
+    try:
+        yield is_ours
+    finally:
+        if is_ours and connection.connection is not None:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [_LOCK, str(job_id)])
+
+
+def expire() -> int:
+    """Take files away that had their time; returns how many jobs."""
+    expired = 0
+    for job in ExportJob.objects.stale():
+        shutil.rmtree(job.folder, ignore_errors=True)
+        expired += job.moves(ExportJob.State.EXPIRED, of=(ExportJob.State.DONE,))
+    return expired
+
+
+def file_of(job: ExportJob) -> Path | None:
+    """The file of a job that is done, where it is still there."""
+    if job.state != ExportJob.State.DONE or job.manifest is None:
+        return None
+    path = job.folder / job.manifest["file"]
+    return path if path.exists() else None
+
+
+def _tell(job: ExportJob, action: str, actor: str, address: str | None) -> None:
+    trail.record(
+        actor=actor,
+        action=action,
+        target_type="export_jobs",
+        target_id=job.id,
+        after={"format": job.format, "start": job.start.isoformat(), "end": job.end.isoformat()},
+        address=address,
+    )

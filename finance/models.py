@@ -1,0 +1,97 @@
+"""What finance keeps: export jobs."""
+
+import datetime as dt
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+
+from accounts.models import Consumer
+from common import clock
+
+#: How long a finished file stays.
+KEPT = dt.timedelta(days=7)
+#: A job that was begun so often and never ended is at fault itself.
+MOST_ATTEMPTS = 5
+
+
+class ExportJobQuerySet(models.QuerySet["ExportJob"]):
+    def unfinished(self) -> "ExportJobQuerySet":
+        """Jobs that somebody has to work on, or was killed over."""
+        return self.filter(state__in=(ExportJob.State.QUEUED, ExportJob.State.RUNNING))
+
+    def stale(self) -> "ExportJobQuerySet":
+        """Finished jobs whose files have had their time."""
+        return self.filter(state=ExportJob.State.DONE, expires_at__lte=clock.now())
+
+
+class ExportJob(models.Model):
+    """One file of usage, from order to expiry. Moves from state to state by compare-and-set alone.
+
+    The range is ``[start, end)``, in UTC. ``manifest``: see ``finance.manifests``.
+    """
+
+    class Format(models.TextChoices):
+        CSV = "csv", "CSV"
+        XLSX = "xlsx", "Excel (XLSX)"
+        PARQUET = "parquet", "Parquet"
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        EXPIRED = "expired"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    format = models.CharField(max_length=20, choices=Format)
+    start = models.DateTimeField()
+    end = models.DateTimeField()
+    consumer = models.ForeignKey(
+        Consumer, on_delete=models.PROTECT, null=True, blank=True, related_name="+", help_text="Blank: all."
+    )
+    state = models.CharField(max_length=20, choices=State, default=State.QUEUED)
+    rows_total = models.BigIntegerField(null=True, blank=True)
+    rows_done = models.BigIntegerField(default=0)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    error = models.CharField(max_length=255, blank=True)
+    manifest = models.JSONField(null=True, blank=True)
+    ordered_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ExportJobQuerySet.as_manager()
+
+    class Meta:
+        db_table = "export_jobs"
+        ordering = ("-created_at",)
+        default_permissions = ("view",)
+        permissions = (("export_usage", "Can order, cancel and download exports"),)
+        constraints = (
+            models.CheckConstraint(condition=models.Q(start__lt=models.F("end")), name="export_range"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.get_format_display()} {self.start:%Y-%m-%d} to {self.end:%Y-%m-%d}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are, if it has any."""
+        return Path(settings.EXPORT_DIR) / str(self.id)
+
+    @property
+    def percent(self) -> int:
+        if self.state == self.State.DONE:
+            return 100
+        return min(99, self.rows_done * 100 // self.rows_total) if self.rows_total else 0
+
+    def moves(self, state: str, *, of: tuple[str, ...], **fields: Any) -> bool:
+        """Change the state, if it is still one of those; False where somebody else was quicker."""
+        changed = ExportJob.objects.filter(id=self.id, state__in=of).update(state=state, **fields)
+        if changed:
+            self.state = state
+        return bool(changed)

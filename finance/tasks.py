@@ -1,0 +1,20 @@
+"""Jobs of finance. Each may run twice, or be killed anywhere."""
+
+from celery import shared_task
+
+from finance import exports
+from finance.models import ExportJob
+
+
+@shared_task
+def run_export(job_id: str) -> None:
+    """Work on one export, unless another worker does."""
+    exports.run(job_id)
+
+
+@shared_task
+def resume_exports() -> None:
+    """Put to work what was never begun or was killed, and take away what expired."""
+    for job_id in ExportJob.objects.unfinished().values_list("id", flat=True):
+        run_export.delay(str(job_id))
+    exports.expire()
