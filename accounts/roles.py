@@ -41,7 +41,9 @@ def _of(model: str, *actions: str) -> Q:
 
 ROLES: dict[str, Q | None] = {
     "super_admin": _every(),
-    "admin": _in(MARKETPLACE) & ~Q(content_type__app_label="accounts", content_type__model="user") & ~FINANCE_ALONE
+    "admin": _in(MARKETPLACE)
+    & ~Q(content_type__app_label="accounts", content_type__model="user")
+    & ~FINANCE_ALONE
     | _of("accounts.user", "add", "change", "view"),
     "approver": _in(MARKETPLACE, "view") | _of("catalog.service", "change"),
     "finance": _in(FINANCE, "view", "export") | FINANCE_ALONE | _of("accounts.consumer", "view"),
