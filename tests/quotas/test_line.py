@@ -24,7 +24,7 @@ async def line(own_valkey: Valkey) -> AsyncIterator[Line]:
 
 
 async def test_calls_made_at_once_get_their_own_answers(line: Line) -> None:
-    answers = await asyncio.gather(*(line.call(("ECHO", f"{n}")) for n in range(2000)))
+    answers = await asyncio.gather(*(line.call(("ECHO", f"{n}"), timeout=10) for n in range(2000)))
     assert answers == [f"{n}".encode() for n in range(2000)]
 
 
