@@ -40,7 +40,9 @@ ROLES: dict[str, Q | None] = {
     "admin": _in(MARKETPLACE) & ~Q(content_type__app_label="accounts", content_type__model="user")
     | _of("accounts.user", "add", "change", "view"),
     "approver": _in(MARKETPLACE, "view") | _of("catalog.service", "change"),
-    "finance": _in(FINANCE, "view", "export") | _of("accounts.consumer", "view"),
+    "finance": _in(FINANCE, "view", "export")
+    | _of("accounts.consumer", "view")
+    | _of("accounts.consumerbudget", "view"),
     "viewer": _in(set(MARKETPLACE) - {"audit"}, "view") & ~_of("accounts.user", "view"),
     # Signs in over the REST API alone: what it may do follows from its memberships.
     "service_account": None,
