@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 
-from accounts.models import Consumer, Membership, User
+from accounts.models import Consumer, ConsumerBudget, Membership, User
 from accounts.roles import permissions_of
 from accounts.suspension import reactivate_consumer, suspend_consumer
 from audit import trail
@@ -150,6 +150,19 @@ class ConsumerAdmin(AuditedAdmin):
             for consumer in chosen.order_by("id")
         )
         messages.success(request, f"Reactivated: {count}.")
+
+
+@admin.register(ConsumerBudget)
+class ConsumerBudgetAdmin(AuditedAdmin):
+    list_display = ("consumer", "amount", "currency", "period", "soft")
+    list_filter = ("currency", "period", "soft")
+    list_select_related = ("consumer",)
+    search_fields = ("consumer__name", "consumer__id__exact")
+    autocomplete_fields = ("consumer",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: ConsumerBudget | None = None) -> tuple[str, ...]:
+        """Whose it is and what it covers never changes; how much does."""
+        return () if obj is None else ("consumer", "currency", "period")
 
 
 @admin.register(Membership)

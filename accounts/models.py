@@ -6,6 +6,8 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 
+from accounts.budgets import AMOUNT, CURRENCY, Budget, BudgetPeriod
+
 
 class User(AbstractUser):
     """A person: an operator of the marketplace, or a member of a consumer organisation."""
@@ -66,6 +68,40 @@ class Membership(models.Model):
     def manages_keys(self) -> bool:
         """Owners and developers issue and revoke keys."""
         return self.role in {self.Role.OWNER, self.Role.DEVELOPER}
+
+
+class ConsumerBudget(models.Model):
+    """Money that all calls of a consumer may cost in a UTC day or month, at services of one currency."""
+
+    consumer = models.ForeignKey(Consumer, on_delete=models.CASCADE, related_name="budgets")
+    amount = models.DecimalField(
+        max_digits=16, decimal_places=9, validators=AMOUNT, help_text="0 forbids every call in this currency."
+    )
+    currency = models.CharField(max_length=3, validators=[CURRENCY], help_text="ISO 4217, for example USD.")
+    period = models.CharField(max_length=5, choices=BudgetPeriod)
+    soft = models.BooleanField(
+        default=False, db_default=False, help_text="It is told at 80 and 100 %, and refuses nothing."
+    )
+
+    class Meta:
+        db_table = "consumer_budgets"
+        ordering = ("consumer", "currency", "period")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("consumer", "currency", "period"), name="one_budget_a_currency_and_period"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(amount__gte=0, currency__regex="^[A-Z]{3}$", period__in=("day", "month")),
+                name="valid_consumer_budget",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.consumer}: {self.amount:f} {self.currency} a {self.period}"
+
+    @property
+    def value(self) -> Budget:
+        return Budget(self.amount, self.currency, self.period, self.soft)
 
 
 class SignIn(models.Model):

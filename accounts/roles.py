@@ -46,7 +46,10 @@ ROLES: dict[str, Q | None] = {
     & ~FINANCE_ALONE
     | _of("accounts.user", "add", "change", "view"),
     "approver": _in(MARKETPLACE, "view") | _of("catalog.service", "change"),
-    "finance": _in(FINANCE, "view", "export") | FINANCE_ALONE | _of("accounts.consumer", "view"),
+    "finance": _in(FINANCE, "view", "export")
+    | FINANCE_ALONE
+    | _of("accounts.consumer", "view")
+    | _of("accounts.consumerbudget", "view"),
     "viewer": _in(set(MARKETPLACE) - {"audit"}, "view") & ~_of("accounts.user", "view"),
     # Signs in over the REST API alone: what it may do follows from its memberships.
     "service_account": None,

@@ -46,11 +46,21 @@ def limit_in_words(limit: int | None) -> str:
     return "unlimited" if limit is None else f"{limit:,}"
 
 
+LIMITS = (("requests_per_second", "concurrent_requests"), ("tokens_per_minute", "tokens_per_month"))
+BUDGET: Any = (
+    "Budget of one consumer at one service",
+    {"fields": (("budget_amount", "budget_currency", "budget_period"), "budget_soft")},
+)
+
+
 @admin.register(Tier)
 class TierAdmin(AuditedAdmin):
     list_display = ("name", "rank", "requests", "tokens")
     search_fields = ("name",)
-    fields = ("name", "rank", "requests_per_second", "tokens_per_month")
+    fieldsets = (
+        (None, {"fields": (("name", "rank"), *LIMITS)}),
+        BUDGET,
+    )
 
     @admin.display(description="requests per second", ordering="requests_per_second")
     def requests(self, tier: Tier) -> str:
@@ -255,14 +265,19 @@ class EntitlementAdmin(AuditedAdmin):
     search_fields = ("consumer__name", "service__name", "consumer__id__exact", "service__id__exact")
     autocomplete_fields = ("consumer", "service")
     ordering = ("consumer__name", "service__name")
+    fieldsets = (
+        (None, {"fields": ("consumer", "service", "tier")}),
+        ("Instead of what the tier says", {"fields": LIMITS}),
+        BUDGET,
+    )
 
     @admin.display(description="requests per second")
     def requests(self, entitlement: Entitlement) -> str:
-        return limit_in_words(entitlement.tier.requests_per_second)
+        return limit_in_words(entitlement.limits.requests_per_second)
 
     @admin.display(description="tokens per month")
     def tokens(self, entitlement: Entitlement) -> str:
-        return limit_in_words(entitlement.tier.tokens_per_month)
+        return limit_in_words(entitlement.limits.tokens_per_month)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Entitlement | None = None) -> tuple[str, ...]:
         """Whom and what it is about never changes; who may, and how much, does."""

@@ -9,9 +9,11 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 
+from accounts.budgets import whole_budget_or_none
 from accounts.models import Consumer
 from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
+from catalog.limits import LimitFields, Limits
 from catalog.pricing import parse_pricing
 from common import clock
 from common.sealing import Unsealable
@@ -44,7 +46,7 @@ def validate_sla(value: Any) -> None:
             raise ValidationError(f"{name} is a ratio between 0 and 1")
 
 
-class Tier(models.Model):
+class Tier(LimitFields):
     """How much one consumer may use of one service. ``0`` forbids, ``None`` is unlimited."""
 
     name = models.CharField(max_length=50, primary_key=True)
@@ -55,6 +57,7 @@ class Tier(models.Model):
     class Meta:
         db_table = "tiers"
         ordering = ("rank",)
+        constraints = (whole_budget_or_none("whole_tier_budget"),)
 
     def __str__(self) -> str:
         return self.name
@@ -343,18 +346,30 @@ class PriceVersion(models.Model):
         return f"{self.service} from {self.effective_from:%Y-%m-%d %H:%M:%S}"
 
 
-class Entitlement(models.Model):
-    """A consumer may call a service, at a tier."""
+class Entitlement(LimitFields):
+    """A consumer may call a service, at a tier. Limits that are set here hold instead of the tier's."""
 
     consumer = models.ForeignKey(Consumer, on_delete=models.CASCADE, related_name="entitlements")
     service = models.ForeignKey(Service, on_delete=models.CASCADE, related_name="entitlements")
     tier = models.ForeignKey(Tier, on_delete=models.PROTECT, db_column="tier")
+    requests_per_second = models.PositiveIntegerField(
+        null=True, blank=True, help_text="0 forbids, empty: as the tier says."
+    )
+    tokens_per_month = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="0 forbids, empty: as the tier says."
+    )
 
     class Meta:
         db_table = "entitlements"
         constraints = (
+            whole_budget_or_none("whole_entitlement_budget"),
             models.UniqueConstraint(fields=("consumer", "service"), name="one_entitlement_per_service"),
         )
 
     def __str__(self) -> str:
         return f"{self.consumer}: {self.service} at {self.tier_id}"
+
+    @property
+    def limits(self) -> Limits:
+        """The tier's, but for what is set here."""
+        return self.tier.own_limits.overridden(self.own_limits)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from catalog.limits import Limits
 from catalog.models import Endpoint as StoredEndpoint
 from catalog.models import PriceVersion, Service, Tier
 from catalog.pricing import Price, parse_pricing
@@ -101,14 +102,6 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """A tier's limits. ``0`` forbids, ``None`` is unlimited."""
-
-    requests_per_second: int | None
-    tokens_per_month: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All offers by id and by name, and the limits of all tiers by name.
 
@@ -152,9 +145,7 @@ def load() -> Snapshot:
         offers=offers,
         names=_by_name(offers.values(), testing=False),
         testing_names=_by_name(offers.values(), testing=True),
-        tiers={
-            tier.name: Limits(tier.requests_per_second, tier.tokens_per_month) for tier in Tier.objects.all()
-        },
+        tiers={tier.name: tier.own_limits for tier in Tier.objects.all()},
     )
 
 

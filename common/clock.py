@@ -26,6 +26,11 @@ def next_month(month: dt.date) -> dt.date:
     return (month + dt.timedelta(days=32)).replace(day=1)
 
 
+def day_start(day: dt.date) -> dt.datetime:
+    """Midnight UTC at which ``day`` begins."""
+    return dt.datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
 def month_start(month: dt.date) -> dt.datetime:
     """Midnight UTC at which ``month`` begins."""
     return dt.datetime(month.year, month.month, 1, tzinfo=UTC)

@@ -1,6 +1,6 @@
 """Money is ``Decimal`` and a currency from price to export; a float never touches it."""
 
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal, localcontext
 
 #: Digits after the point of a currency's minor unit (ISO 4217, list one); two where it is not listed here.
 _MINOR_UNITS = {
@@ -9,6 +9,10 @@ _MINOR_UNITS = {
 }  # fmt: skip
 
 ZERO = Decimal(0)
+#: Money where only whole numbers are exact, as in Valkey, is counted in billionths of its unit.
+NANO = 10**9
+#: Nano-units that one record counts at most: Lua's numbers are exact up to here.
+MOST_NANO = 2**53
 
 
 def plain(amount: Decimal) -> str:
@@ -17,6 +21,13 @@ def plain(amount: Decimal) -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in {"-0", ""} else text
+
+
+def nano(amount: Decimal) -> int:
+    """The amount in whole nano-units, rounded up."""
+    with localcontext() as context:
+        context.prec = 60
+        return int((amount * NANO).to_integral_value(ROUND_CEILING))
 
 
 def minor_units(currency: str) -> int:

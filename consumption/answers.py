@@ -7,24 +7,28 @@ import msgspec
 from common.errors import Problem
 from consumption.call import Call, Terms
 from consumption.dialects.base import Answer
-from quotas.admission import Lease
-from quotas.errors import RateLimited
 
 Headers = list[tuple[str, str]]
 
 
-def served_headers(call: Call, terms: Terms, lease: Lease) -> Headers:
+def served_headers(call: Call, terms: Terms) -> Headers:
     """Of an answer that was paid for: a whole one or a stream."""
-    headers = _request_id(call)
-    if lease.rate_limit is not None:
-        headers += [
-            ("ratelimit-limit", str(lease.rate_limit)),
-            ("ratelimit-remaining", str(lease.rate_left)),
-            ("ratelimit-reset", str(math.ceil(lease.rate_full_in_ms / 1000))),
-        ]
+    headers = _request_id(call) + _rate(call)
     if terms.offer.deprecated:
         headers.append(("deprecation", "true"))
     return headers
+
+
+def _rate(call: Call) -> Headers:
+    """Of every answer that comes after limits were asked."""
+    rate = call.rate
+    if rate is None:
+        return []
+    return [
+        ("ratelimit-limit", str(rate.limit)),
+        ("ratelimit-remaining", str(rate.left)),
+        ("ratelimit-reset", str(math.ceil(rate.full_in_ms / 1000))),
+    ]
 
 
 def _request_id(call: Call, id_: str = "") -> Headers:
@@ -38,7 +42,7 @@ def _request_id(call: Call, id_: str = "") -> Headers:
 def refusal(call: Call, error: Problem, *, request_id: str = "") -> Answer:
     """A refusal or failure in the call's dialect. ``request_id``: of the call that it tells of, where it is another."""
     answer = call.dialect.problem(error, request_id or call.id)
-    headers = _request_id(call, request_id)
+    headers = _request_id(call, request_id) + _rate(call)
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
     if error.reached_upstream:
@@ -46,10 +50,4 @@ def refusal(call: Call, error: Problem, *, request_id: str = "") -> Answer:
         headers.append(("x-should-retry", "false"))
     if answer.status == 401:
         headers.append(("www-authenticate", 'Bearer realm="marketplace"'))
-    if isinstance(error, RateLimited):
-        headers += [
-            ("ratelimit-limit", str(error.extra["limit"])),
-            ("ratelimit-remaining", str(error.extra["remaining"])),
-            ("ratelimit-reset", str(error.retry_after)),
-        ]
     return msgspec.structs.replace(answer, headers=answer.headers + headers)

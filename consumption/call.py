@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from catalog.snapshot import Endpoint, Limits, Offer, PricedVersion
+from catalog.snapshot import Endpoint, Offer, PricedVersion
 from common.ids import uuid7
 from consumption import metrics
 from keys.grants import Grant
+from quotas.limits import LimitSet
+from quotas.refusals import Rate
 
 if TYPE_CHECKING:
     from consumption.dialects.base import Dialect
@@ -28,10 +30,11 @@ class Call:
 
     ``key``: the presented API key, or None; ``address``: the client's; ``service_id``: from the path, where the
     dialect has it there; ``idempotency_key``: as it came, None where there is none. ``id`` is ``request_id`` as text.
+    ``rate``: its bucket of requests, once limits were asked.
     """
 
     __slots__ = (
-        "_lap_began", "address", "body", "dialect", "id", "idempotency_key", "key", "request_id", "service_id",
+        "_lap_began", "address", "body", "dialect", "id", "idempotency_key", "key", "rate", "request_id", "service_id",
         "started",
     )  # fmt: skip
 
@@ -50,6 +53,7 @@ class Call:
         self.service_id = service_id
         self.body = body
         self.idempotency_key = idempotency_key
+        self.rate: Rate | None = None
         self.request_id: uuid.UUID = uuid7()
         self.id = str(self.request_id)
         self.started = self._lap_began = time.perf_counter()
@@ -76,7 +80,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     offer: Offer
     price: PricedVersion
     tier: str
-    limits: Limits
+    limits: LimitSet
 
 
 class Routing(msgspec.Struct, frozen=True, gc=False):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from analytics import events
 from analytics.buffer import EventBuffer
-from catalog.snapshot import Offer, Snapshot
+from catalog.snapshot import Offer, PricedVersion, Snapshot
 from common.errors import Problem, Unavailable
 from common.ids import milliseconds_of
 from consumption import metrics, settlement
@@ -27,7 +27,8 @@ from keys.models import Scope
 from metering import journal
 from policy.engine import Decision, PolicyEngine, Question, classification_of
 from quotas.admission import Admission, Ask, Lease
-from quotas.errors import QuotaExceeded, QuotaReserved, RateLimited
+from quotas.errors import QUOTA_REFUSALS, RATE_REFUSALS, LimitReached
+from quotas.limits import limits_of
 
 log = logging.getLogger(__name__)
 
@@ -119,16 +120,24 @@ class Gateway:
         offer = self.snapshot.find(request.service, testing=grant.testing)
         if offer is None or not offer.listed:
             raise ServiceNotFound()
+        price = offer.price_at(milliseconds_of(call.request_id))
+        terms: Terms | None = grant.remembered.get(offer.id)
+        # Offers are made anew with every change of the catalogue, grants with every change of what a key may do.
+        if terms is None or terms.offer is not offer or terms.price is not price:
+            terms = grant.remembered[offer.id] = self._terms(grant, offer, price)
+        return terms
+
+    def _terms(self, grant: Grant, offer: Offer, price: PricedVersion | None) -> Terms:
         tier = grant.tier_for(offer.id)
         if tier is None or offer.testing != grant.testing:
             raise AccessDenied()
         if not offer.served:
             raise ServiceSuspended()
-        price = offer.price_at(milliseconds_of(call.request_id))
         limits = self.snapshot.tiers.get(tier)
         if price is None or limits is None:
             raise Unavailable("The service has no price yet", retry_after=1)
-        return Terms(grant, offer, price, tier, limits)
+        limits = grant.limits_at(offer.id, limits)
+        return Terms(grant, offer, price, tier, limits_of(grant, offer, price.price, limits))
 
     def route(self, call: Call, terms: Terms, request: PaidRequest) -> Routing:
         """Where the call may go: the service's endpoints, then those of its fallbacks that policy allows it too.
@@ -179,8 +188,7 @@ class Gateway:
             request_id=call.request_id,
             consumer_id=terms.grant.consumer_id,
             service_id=terms.offer.id,
-            requests_per_second=terms.limits.requests_per_second,
-            tokens_per_month=terms.limits.tokens_per_month,
+            limits=terms.limits,
             prompt_bound=request.prompt_bound(),
             output_cap=(request.max_tokens or terms.offer.default_max_tokens) if request.writes else 0,
             choices=request.choices,
@@ -189,12 +197,14 @@ class Gateway:
         )
         try:
             lease = await self.admission.admit(ask)
-        except RateLimited:
-            self._refused(metrics.RATE_LIMITS_EXCEEDED, "rate_limit_exceeded", call, terms)
+        except LimitReached as refusal:
+            call.rate = refusal.rate
+            if isinstance(refusal, QUOTA_REFUSALS):
+                self._refused(metrics.QUOTA_EXCEEDED, "quota_exceeded", call, terms)
+            elif isinstance(refusal, RATE_REFUSALS):
+                self._refused(metrics.RATE_LIMITS_EXCEEDED, "rate_limit_exceeded", call, terms)
             raise
-        except (QuotaExceeded, QuotaReserved):
-            self._refused(metrics.QUOTA_EXCEEDED, "quota_exceeded", call, terms)
-            raise
+        call.rate = lease.rate
         self.settlement.opened(lease)
         return lease
 

@@ -112,7 +112,7 @@ class PaidCall:
         )
 
     def _headers(self) -> Headers:
-        return served_headers(self.call, self.terms, self._lease)
+        return served_headers(self.call, self.terms)
 
     # -- the end of it ---------------------------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ class Runtime:
         keyring = self.gateway.keyring
         if table == "api_keys":
             keyring.forget(value)
-        elif table in {"consumers", "entitlements"}:
+        elif table in {"consumers", "entitlements", "consumer_budgets"}:
             keyring.forget_consumer(uuid.UUID(value))
         else:
             self._reload.set()

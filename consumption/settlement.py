@@ -36,6 +36,7 @@ def unsettled_entry(call: Call, terms: Terms, request: PaidRequest) -> journal.E
         currency=terms.price.price.currency,
         status="unsettled",
         limit=terms.limits.tokens_per_month,
+        key_lineage=terms.grant.limits.lineage,
         metadata=journal.NO_METADATA if metadata is None else msgspec.Raw(msgspec.json.encode(metadata)),
     )
 

@@ -2,23 +2,16 @@
 
 import uuid
 from dataclasses import dataclass, field
-from decimal import Decimal
+from typing import Any
 
-from accounts.models import Consumer
+from accounts.budgets import Budget
+from accounts.models import Consumer, ConsumerBudget
+from catalog.limits import Limits
 from catalog.models import Entitlement
 from common import clock
 from common.networks import Network, parse_network, within
 from keys.errors import ScopeMissing
 from keys.models import ApiKey
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Money that a key may cost in one ``period``: ``day`` or ``month``, UTC."""
-
-    amount: Decimal
-    currency: str
-    period: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +24,23 @@ class KeyLimits:
     lineage: uuid.UUID
     requests_per_second: int | None = None
     tokens_per_month: int | None = None
+    concurrent_requests: int | None = None
+    tokens_per_minute: int | None = None
     budget: Budget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Limits that an entitlement sets. ``own_tier``: the tier in force is the entitlement's.
+
+    Where it is a lower one, that the key was issued for, an override is no way past that.
+    """
+
+    limits: Limits
+    own_tier: bool
+
+    def applied_to(self, tier: Limits) -> Limits:
+        return tier.overridden(self.limits) if self.own_tier else tier.capped(self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,8 @@ class Grant:
     """The state of one key.
 
     ``service_id``: the one service it is bound to, or None. ``tier``: what the key was issued for. ``tiers``: every
-    service its consumer is entitled to, with the tier in force for this key. ``expires_at_ms``: milliseconds since
+    service its consumer is entitled to, with the tier in force for this key; ``overrides``: where the entitlement sets
+    limits of its own, these. ``budgets``: the consumer's, of all its keys. ``expires_at_ms``: milliseconds since
     the epoch, or None. ``networks``: where it may be used from; None: anywhere. ``testing``: it reaches the services
     marked for testing, and no others.
     """
@@ -57,6 +67,10 @@ class Grant:
     networks: tuple[Network, ...] | None
     testing: bool
     limits: KeyLimits
+    overrides: dict[uuid.UUID, "Override"] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
+    #: What a gateway made of it for a service, so as not to make it anew for every call.
+    remembered: dict[uuid.UUID, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     #: The consumer's id as text: a call needs it often.
     consumer_text: str = field(init=False)
 
@@ -84,6 +98,11 @@ class Grant:
             return None
         return self.tiers.get(service_id)
 
+    def limits_at(self, service_id: uuid.UUID, tier: Limits) -> Limits:
+        """The limits of ``tier``, which is in force at a service, as the entitlement has them."""
+        override = self.overrides.get(service_id)
+        return tier if override is None else override.applied_to(tier)
+
     def reaches(self, service_id: uuid.UUID) -> bool:
         """Whether the key may call a service."""
         return self.tier_for(service_id) is not None
@@ -103,11 +122,13 @@ def hash_of(public_id: str) -> str | None:
 
 
 def load(public_id: str) -> StoredKey | None:
-    """Read a key's state. None where there is no such key. Two queries; never called on the hot path."""
+    """Read a key's state. None where there is no such key. Three queries; never called on the hot path."""
     key = ApiKey.objects.select_related("consumer", "tier").filter(public_id=public_id).first()
     if key is None:
         return None
-    entitlements = Entitlement.objects.filter(consumer_id=key.consumer_id).select_related("tier")
+    entitlements = list(Entitlement.objects.filter(consumer_id=key.consumer_id).select_related("tier"))
+    tiers = {each.service_id: _in_force(key, each) for each in entitlements}
+    budgets = ConsumerBudget.objects.filter(consumer_id=key.consumer_id).order_by("id")
     return StoredKey(
         grant=Grant(
             api_key_id=key.id,
@@ -116,7 +137,13 @@ def load(public_id: str) -> StoredKey | None:
             residency=key.consumer.residency,
             service_id=key.service_id,
             tier=key.tier_id,
-            tiers={each.service_id: _in_force(key, each) for each in entitlements},
+            tiers=tiers,
+            overrides={
+                each.service_id: Override(own, each.tier_id == tiers[each.service_id])
+                for each in entitlements
+                if (own := each.own_limits) != Limits()
+            },
+            budgets=tuple(budget.value for budget in budgets),
             expires_at_ms=None if key.expires_at is None else int(key.expires_at.timestamp() * 1000),
             blocked=key.revoked_at is not None or key.consumer.status != Consumer.Status.ACTIVE,
             scopes=frozenset(key.scopes),
@@ -135,7 +162,9 @@ def _limits(key: ApiKey) -> KeyLimits:
         lineage=key.lineage,
         requests_per_second=key.requests_per_second,
         tokens_per_month=key.tokens_per_month,
-        budget=None if key.budget is None else Budget(**key.budget),
+        concurrent_requests=key.concurrent_requests,
+        tokens_per_minute=key.tokens_per_minute,
+        budget=key.budget,
     )
 
 

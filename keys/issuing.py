@@ -28,9 +28,12 @@ CHANGEABLE = (
     "allowed_networks",
     "requests_per_second",
     "tokens_per_month",
+    "concurrent_requests",
+    "tokens_per_minute",
     "budget_amount",
     "budget_currency",
     "budget_period",
+    "budget_soft",
 )
 _INHERITED = (*CHANGEABLE, "consumer_id", "service_id", "tier_id", "environment", "lineage")
 #: What the audit trail says of a new key: nothing that helps to find its secret.

@@ -2,19 +2,16 @@
 
 import datetime as dt
 import uuid
-from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
-from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
+from accounts.budgets import whole_budget_or_none
 from accounts.models import Consumer
+from catalog.limits import LimitFields
 from catalog.models import Service, Tier
 from common import clock
 from common.networks import validate_network
-
-#: Live budgets are counted in integer nano-units, exact up to 2^53 (about nine million).
-MOST_BUDGET = 9_000_000
 
 
 class Scope(models.TextChoices):
@@ -38,16 +35,12 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return self.filter(~models.Exists(later))
 
 
-class ApiKey(models.Model):
+class ApiKey(LimitFields):
     """A credential of a consumer for one service, or (``service`` empty) for all it is entitled to."""
 
     class Environment(models.TextChoices):
         LIVE = "live"
         TEST = "test"
-
-    class BudgetPeriod(models.TextChoices):
-        DAY = "day"
-        MONTH = "month"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     public_id = models.CharField(max_length=32, unique=True, editable=False)
@@ -78,16 +71,6 @@ class ApiKey(models.Model):
     tokens_per_month = models.PositiveBigIntegerField(
         null=True, blank=True, help_text="Of this key alone, below the tier's. 0 forbids, empty: unlimited."
     )
-    budget_amount = models.DecimalField(
-        max_digits=16,
-        decimal_places=9,
-        null=True,
-        blank=True,
-        validators=[MinValueValidator(0), MaxValueValidator(MOST_BUDGET)],
-        help_text="Money it may cost in one period. 0 forbids, empty: unlimited.",
-    )
-    budget_currency = models.CharField(max_length=3, blank=True)
-    budget_period = models.CharField(max_length=5, choices=BudgetPeriod, blank=True)
     lineage = models.UUIDField(
         default=uuid.uuid4,
         editable=False,
@@ -113,12 +96,7 @@ class ApiKey(models.Model):
         verbose_name = "API key"
         constraints = (
             models.UniqueConstraint(fields=("lineage", "generation"), name="one_key_per_generation"),
-            models.CheckConstraint(
-                condition=models.Q(budget_amount=None, budget_currency="", budget_period="")
-                | models.Q(budget_amount__gte=0, budget_currency__regex="^[A-Z]{3}$")
-                & models.Q(budget_period__in=("day", "month")),
-                name="whole_budget_or_none",
-            ),
+            whole_budget_or_none("whole_budget_or_none"),
         )
         indexes = (
             models.Index(fields=("consumer",), name="idx_api_keys_consumer"),
@@ -145,17 +123,6 @@ class ApiKey(models.Model):
     def history(self) -> models.QuerySet["ApiKey"]:
         """All keys of its lineage, the first one first."""
         return ApiKey.objects.filter(lineage=self.lineage).order_by("generation")
-
-    @property
-    def budget(self) -> dict[str, Any] | None:
-        """``amount`` (Decimal), ``currency`` and ``period``; None where there is none."""
-        if self.budget_amount is None:
-            return None
-        return {
-            "amount": self.budget_amount,
-            "currency": self.budget_currency,
-            "period": self.budget_period,
-        }
 
 
 class KeyNotice(models.Model):

@@ -1,5 +1,6 @@
 """Keys as the REST API takes and shows them. The secret is in one answer only: the one that creates it."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,11 +9,12 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import Direction
 from rest_framework import serializers
 
+from accounts.budgets import MOST_BUDGET, Budget, BudgetPeriod
 from catalog.models import Tier
 from catalog.rendering import json_number
 from common.networks import parse_network
 from keys.issuing import LONGEST_OVERLAP
-from keys.models import MOST_BUDGET, ApiKey, Scope
+from keys.models import ApiKey, Scope
 
 MOST_NETWORKS = 50
 #: Bytes of a key's metadata, as JSON: the contract's bound for metadata.
@@ -86,10 +88,13 @@ class BudgetSerializer(Strict):
         max_digits=16, decimal_places=9, min_value=0, max_value=MOST_BUDGET, help_text='A text: `"25.00"`'
     )
     currency = serializers.RegexField(r"\A[A-Z]{3}\Z", help_text="ISO 4217; services in it count")
-    period = serializers.ChoiceField(choices=ApiKey.BudgetPeriod.choices)
+    period = serializers.ChoiceField(choices=BudgetPeriod.choices)
+    soft = serializers.BooleanField(
+        default=False, help_text="It is told at 80 and 100 %, and refuses nothing"
+    )
 
-    def to_representation(self, instance: Any) -> dict[str, Any]:
-        return {**instance, "amount": json_number(instance["amount"])}
+    def to_representation(self, instance: Budget) -> dict[str, Any]:
+        return {**dataclasses.asdict(instance), "amount": json_number(instance.amount)}
 
 
 class KeyLimitsSerializer(Strict):
@@ -97,12 +102,14 @@ class KeyLimitsSerializer(Strict):
 
     requests_per_second = CountField(min_value=0, max_value=2**31 - 1, allow_null=True, required=False)
     tokens_per_month = CountField(min_value=0, max_value=MOST_COUNT, allow_null=True, required=False)
+    concurrent_requests = CountField(min_value=0, max_value=2**31 - 1, allow_null=True, required=False)
+    tokens_per_minute = CountField(min_value=0, max_value=MOST_COUNT, allow_null=True, required=False)
     budget = BudgetSerializer(allow_null=True, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """As columns; a limit that is not named stays as it is."""
         if "budget" in attrs:
-            budget = attrs.pop("budget") or {"amount": None, "currency": "", "period": ""}
+            budget = attrs.pop("budget") or {"amount": None, "currency": "", "period": "", "soft": False}
             attrs.update({f"budget_{name}": value for name, value in budget.items()})
         return attrs
 

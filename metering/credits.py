@@ -1,9 +1,9 @@
-"""Live counters of calls that were replayed: journalled without a counter, so that the drain counts them, once."""
+"""Live counters of calls that were replayed: journalled without any, so that the drain counts them, once."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from metering import shards
+from metering import lua, shards
 from metering.lines import Line
 from metering.models import UsageRecord
 from metering.valkey import OneLife
@@ -11,7 +11,7 @@ from metering.valkey import OneLife
 #: A replay that comes again after this long finds its row in the ledger and changes nothing.
 MARKER_SECONDS = 24 * 60 * 60
 
-_CREDIT = (Path(__file__).parent / "scripts" / "credit.lua").read_text()
+_CREDIT = lua.load(Path(__file__).parent / "scripts" / "credit.lua", lua.SPEND)
 
 
 def give(server: OneLife, changed: Iterable[Line]) -> None:
@@ -22,18 +22,23 @@ def give(server: OneLife, changed: Iterable[Line]) -> None:
         return
     pipeline = server.client.pipeline(transaction=False)
     for line in replays:
-        entry = line.entry
+        entry, day = line.entry, line.moment.date()
         pipeline.eval(
             _CREDIT,
-            2,
+            4,
             shards.credited_key(line.shard, entry.request_id),
             shards.quota_key(line.shard, entry.consumer_id, entry.service_id, line.month),
+            shards.spent_key(line.shard, entry.consumer_id, f"{day:%Y%m}"),
+            shards.spent_key(line.shard, entry.consumer_id, f"{day:%Y%m%d}"),
             str(entry.total_tokens),
             str(shards.quota_expires(line.month)),
             str(MARKER_SECONDS),
+            str(entry.cost_nano),
+            str(shards.day_expires(day)),
+            *shards.spent_fields(entry.counted_key, entry.service_id, entry.currency),
         )
     pipeline.execute()
 
 
 def _counts(line: Line) -> bool:
-    return line.kind == UsageRecord.Kind.USAGE and line.entry.total_tokens > 0
+    return line.kind == UsageRecord.Kind.USAGE and (line.entry.total_tokens > 0 or line.entry.cost_nano > 0)

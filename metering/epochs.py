@@ -19,7 +19,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from common import clock, crash
-from metering import shards
+from metering import shards, spending
 from metering.models import QuotaPeriod, ShardEpoch
 from metering.stream import START, Position, after
 from metering.valkey import OneLife
@@ -92,17 +92,18 @@ _BEGIN = f"""
 
 def finish(server: OneLife, positions: dict[int, Position]) -> None:
     """Set the counters of shards whose journals are drained, and make them live."""
-    quotas = _quotas(positions)
+    quotas, spent = _quotas(positions), spending.spent(positions)
     fallback = str(shards.quota_expires(_months()[0]))
     pipeline = server.client.pipeline(transaction=False)
     for shard, position in positions.items():
         keys = [
             shards.epoch_key(shard), shards.leases_key(shard), shards.watermark_key(shard),
-            shards.journal_key(shard), *(key for key, _, _ in quotas[shard]),
+            shards.journal_key(shard), *(key for key, _, _ in quotas[shard]), *(key for key, _, _ in spent[shard]),
         ]  # fmt: skip
         values = [
             f"{position.epoch}:{server.run_id}", position.watermark, after(position.last_id), shards.tag(shard),
-            fallback, *_flat((used, expires) for _, used, expires in quotas[shard]),
+            fallback, len(quotas[shard]),
+            *_flat((used, expires) for _, used, expires in (*quotas[shard], *spent[shard])),
         ]  # fmt: skip
         pipeline.eval(_OPEN, len(keys), *keys, *values)
     pipeline.execute()

@@ -5,9 +5,12 @@ A stream entry has two fields: ``e``, an ``Entry`` as JSON, and ``s``, how it wa
 """
 
 import uuid
+from decimal import Decimal
 from typing import Annotated, Literal
 
 import msgspec
+
+from common import money
 
 Status = Literal["success", "error", "cancelled", "unsettled"]
 UsageSource = Literal["reported", "estimated", "clamped", "none"]
@@ -28,7 +31,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """One settled call, complete: the ledger row, its rollup and its quota period follow from it alone.
 
     ``cost`` is a plain decimal number as text. ``limit`` is the month's token limit that the call was let in
-    under; None is unlimited. ``metadata`` is the caller's own JSON object.
+    under; None is unlimited. ``metadata`` is the caller's own JSON object. ``key_lineage``: what the key's limits are
+    counted by; entries of before there were any lack it.
     """
 
     request_id: uuid.UUID
@@ -48,11 +52,22 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     cost: Amount = "0"
     limit: Limit | None = None
     error: str | None = None
+    key_lineage: uuid.UUID | None = None
     metadata: msgspec.Raw = NO_METADATA
 
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def cost_nano(self) -> int:
+        """The cost in nano-units, rounded up, and no more of it than a counter adds exactly."""
+        return 0 if self.cost == "0" else min(money.MOST_NANO, money.nano(Decimal(self.cost)))
+
+    @property
+    def counted_key(self) -> uuid.UUID:
+        """What the key's limits are counted by."""
+        return self.key_lineage or self.api_key_id
 
 
 _encoder = msgspec.json.Encoder()

@@ -12,6 +12,8 @@ from common import clock
 SHARDS = 64
 #: Month counters stay this long after their month: a whole month longer, since a rebuild sets the last one too.
 QUOTA_KEPT = dt.timedelta(days=40)
+#: Day counters stay this long from their day's beginning on: a rebuild sets yesterday's too.
+DAY_KEPT = dt.timedelta(days=4)
 
 
 def shard_of(consumer_id: uuid.UUID) -> int:
@@ -45,7 +47,8 @@ def leases_key(shard: int) -> str:
 
 
 def lease_key(shard: int, request_id: uuid.UUID) -> str:
-    """Hash: ``q`` the quota's key, ``r`` tokens reserved, ``g`` the gateway, ``e`` the entry if nobody settles."""
+    """Hash: ``q`` the quota's key, ``r`` tokens reserved, ``g`` the gateway, ``e`` the entry if nobody settles; where
+    further limits hold ``h``, which they are (``quotas/limits.py``), and ``m``, nano-units of money reserved."""
     return f"{tag(shard)}:lease:{request_id}"
 
 
@@ -67,6 +70,42 @@ def bucket_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID) -> str
 def quota_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID, month: dt.date) -> str:
     """Hash: ``used`` and ``reserved`` tokens of one UTC month."""
     return f"{tag(shard)}:quota:{consumer_id}:{service_id}:{month:%Y%m}"
+
+
+def now_key(shard: int, consumer_id: uuid.UUID) -> str:
+    """Hash, of a consumer: calls that run, and buckets of requests and of tokens a minute, by field."""
+    return f"{tag(shard)}:now:{consumer_id}"
+
+
+def spent_key(shard: int, consumer_id: uuid.UUID, period: str) -> str:
+    """Hash, of a consumer in a UTC month (``202511``) or day (``20251125``): what was used, and by ``r…`` reserved."""
+    return f"{tag(shard)}:spent:{consumer_id}:{period}"
+
+
+def tokens_field(lineage: uuid.UUID) -> str:
+    """Field of a month's ``spent_key``: tokens of a key."""
+    return f"t:{lineage}"
+
+
+def money_field(currency: str, of: uuid.UUID | None = None) -> str:
+    """Field of a ``spent_key``: nano-units that the consumer spent, or ``of`` them with a key or at a service."""
+    return f"m:{currency}" if of is None else f"m:{currency}:{of}"
+
+
+def reserved_field(field: str) -> str:
+    """What running calls hold of a field of a ``spent_key``."""
+    return f"r{field}"
+
+
+def spent_fields(lineage: uuid.UUID, service_id: uuid.UUID, currency: str) -> tuple[str, str, str, str]:
+    """What one call adds to, in the order that ``spend.lua`` wants."""
+    money = (money_field(currency, of) for of in (None, lineage, service_id))
+    return (tokens_field(lineage), *money)  # type: ignore[return-value]  # three of them
+
+
+def day_expires(day: dt.date) -> int:
+    """Seconds since the epoch at which a day's counters go."""
+    return int((clock.day_start(day) + DAY_KEPT).timestamp())
 
 
 def quota_expires(month: dt.date) -> int:

@@ -5,7 +5,6 @@ Every method is one call to Valkey. The protocol, and why it counts once whateve
 """
 
 import asyncio
-import datetime as dt
 import logging
 import time
 import uuid
@@ -19,21 +18,21 @@ from common import clock
 from common.errors import Unavailable
 from common.ids import milliseconds_of
 from metering import journal, shards
-from quotas import commands, errors
+from quotas import commands
 from quotas.leases import LEASE_MS
+from quotas.limits import LimitSet
 from quotas.line import Line, LineError, NotSent, OutcomeUnknown
-from quotas.names import Month, Names, names_of
+from quotas.names import Names, Period, Periods, names_of
+from quotas.refusals import RETRY_SECONDS, Rate, refusal_of
 
 log = logging.getLogger(__name__)
 
 #: Sets of limits and epochs that are remembered at once.
-MOST_FIXED = 4096
+MOST_FIXED = 65_536
 #: How long a call waits for Valkey: longer than this and the caller is better served by the spool, or by a 503.
 ANSWER_SECONDS = 0.1
 #: How often a connection compares its clock with the server's.
 CLOCK_TRIES = 5
-#: Answer of admission when it cannot decide: clients come back.
-RETRY_SECONDS = 1
 
 
 class StaleEpoch(Exception):
@@ -41,7 +40,7 @@ class StaleEpoch(Exception):
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
-    """What a call wants let in. Limits: ``0`` forbids, ``None`` is unlimited.
+    """What a call wants let in.
 
     ``id``: the request's, as text. ``prompt_bound``: tokens the prompt can cost at most. ``output_cap``: tokens of
     one choice at most; where the caller did not name it (``cap_named`` false) it is lowered to what remains.
@@ -52,8 +51,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     request_id: uuid.UUID
     consumer_id: uuid.UUID
     service_id: uuid.UUID
-    requests_per_second: int | None
-    tokens_per_month: int | None
+    limits: LimitSet
     prompt_bound: int
     output_cap: int
     choices: int
@@ -62,7 +60,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """What was let in. ``output_cap``: what one choice may cost now. ``rate_left``: -1 where unlimited."""
+    """What was let in. ``output_cap``: what one choice may cost now. ``rate``: None where requests are unlimited."""
 
     request_id: uuid.UUID
     consumer_id: uuid.UUID
@@ -70,9 +68,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     shard: int
     prompt_bound: int
     output_cap: int
-    rate_limit: int | None
-    rate_left: int
-    rate_full_in_ms: int
+    rate: Rate | None
 
 
 class Admission:
@@ -86,7 +82,7 @@ class Admission:
         self._clock_offset_ms = 0
         self._run_id = ""
         self._complained_at = 0.0
-        self._month = Month()
+        self._periods = Periods()
         self._fixed_parts: dict[Any, commands.Fixed] = {}
 
     # -- the connection ------------------------------------------------------------------------------------------
@@ -161,7 +157,7 @@ class Admission:
         at_ms = milliseconds_of(ask.request_id)
         return commands.admit(
             names,
-            self._fixed(names, ask, self._month.of(at_ms)),
+            self._fixed(names, ask.limits, self._periods.of(at_ms)),
             id_=ask.id,
             at_ms=at_ms,
             deadline_ms=clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
@@ -169,18 +165,16 @@ class Admission:
             entry=ask.unsettled,
         )
 
-    def _fixed(self, names: Names, ask: Ask, month: tuple[str, int]) -> commands.Fixed:
-        """One object for all calls with the same epoch, limits and month, so that it is found by identity."""
-        key = (self.epoch(names.shard), ask.requests_per_second, ask.tokens_per_month, month)
+    def _fixed(self, names: Names, limits: LimitSet, period: Period) -> commands.Fixed:
+        """One object for all calls with the same epoch, limits and day, so that it is found by identity."""
+        key = (self.epoch(names.shard), limits, period)
         fixed = self._fixed_parts.get(key)
         if fixed is None:
-            epoch, requests_per_second, tokens_per_month, (suffix, expires) = key
             if len(self._fixed_parts) > MOST_FIXED:
                 self._fixed_parts.clear()
             fixed = self._fixed_parts[key] = commands.Fixed(
-                epoch, self._gateway, self._journal_bound, LEASE_MS, requests_per_second, tokens_per_month,
-                suffix, expires,
-            )  # fmt: skip
+                key[0], self._gateway, self._journal_bound, LEASE_MS, limits, period
+            )
         return fixed
 
     def _complain(self, error: Exception) -> None:
@@ -193,7 +187,7 @@ class Admission:
     def _lease_of(self, ask: Ask, shard: int, answer: list[Any]) -> Lease:
         what = answer[0]
         if what == b"ok":
-            _, cap, left, full_in, _, _ = answer
+            _, cap, left, full_in, size = answer
             return Lease(
                 request_id=ask.request_id,
                 consumer_id=ask.consumer_id,
@@ -201,13 +195,11 @@ class Admission:
                 shard=shard,
                 prompt_bound=ask.prompt_bound,
                 output_cap=cap,
-                rate_limit=ask.requests_per_second,
-                rate_left=left,
-                rate_full_in_ms=full_in,
+                rate=None if size < 0 else Rate(size, left, full_in),
             )
         if what == b"stale":
             self._epochs[shard] = None
-        raise _refusal(what, answer, ask)
+        raise refusal_of(answer, ask.limits, at_ms=milliseconds_of(ask.request_id))
 
     def _give_back(self, ask: Ask, shard: int, late: Any) -> None:
         """An answer nobody waited for: if it let the call in, end the lease, or it would be reaped as unsettled."""
@@ -222,7 +214,7 @@ class Admission:
 
     async def _release(self, request_id: uuid.UUID, consumer_id: uuid.UUID, service_id: uuid.UUID) -> None:
         names = names_of(consumer_id, service_id)
-        month, _ = self._month.of(milliseconds_of(request_id))
+        month = self._periods.of(milliseconds_of(request_id)).month
         lease = f"{names.tag}:lease:{request_id}"
         try:
             await self._line.call((
@@ -239,14 +231,14 @@ class Admission:
         Raises ``NotSent``, ``OutcomeUnknown`` (repeat the same call) or ``StaleEpoch`` (``append`` it).
         """
         names = names_of(entry.consumer_id, entry.service_id)
-        month, expires = self._month.of(milliseconds_of(entry.request_id))
         command = commands.settle(
             names,
+            commands.Counted(entry.counted_key, entry.currency),
+            self._periods.of(milliseconds_of(entry.request_id)),
             epoch=epoch or self.epoch(names.shard),
-            month=month,
-            expires=expires,
             id_=str(entry.request_id),
             tokens=entry.total_tokens,
+            nano=entry.cost_nano,
             entry=encoded,
         )
         answer = await self._line.call(command, timeout=ANSWER_SECONDS)
@@ -323,25 +315,6 @@ async def _unless_cancelled(
         if not waiting.cancelled():
             on_late(waiting.result())
         raise
-
-
-def _refusal(what: bytes, answer: list[Any], ask: Ask) -> Exception:
-    if what == b"rate":
-        return errors.RateLimited(retry_after=answer[1], limit=ask.requests_per_second, remaining=answer[2])
-    if what == b"forbidden":
-        return errors.TierForbids()
-    if what == b"quota":
-        return errors.QuotaExceeded(limit=ask.tokens_per_month, used=answer[1], reset_at=_reset_at(ask))
-    if what == b"reserved":
-        return errors.QuotaReserved(
-            retry_after=RETRY_SECONDS, limit=ask.tokens_per_month, used=answer[1], reserved=answer[2]
-        )
-    return Unavailable(retry_after=RETRY_SECONDS)
-
-
-def _reset_at(ask: Ask) -> str:
-    moment = dt.datetime.fromtimestamp(milliseconds_of(ask.request_id) / 1000, clock.UTC)
-    return f"{clock.month_start(clock.next_month(clock.month_of(moment))):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _field(info: bytes, name: bytes) -> str:

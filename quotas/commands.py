@@ -5,12 +5,15 @@ all arguments anew was a tenth of a call's cost.
 """
 
 import hashlib
+import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from quotas.names import Names
+from metering import lua, shards
+from quotas.limits import LimitSet
+from quotas.names import Names, Period
 
 #: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
 TOMBSTONE_SECONDS = 120
@@ -24,32 +27,34 @@ class Script:
     sha: str
 
 
-def _load(name: str) -> Script:
-    text = (Path(__file__).parent / "scripts" / f"{name}.lua").read_text()
+_SCRIPTS = Path(__file__).parent / "scripts"
+_GIVE_BACK = _SCRIPTS / "give_back.lua"
+
+
+def _load(name: str, *functions: Path) -> Script:
+    text = lua.load(_SCRIPTS / f"{name}.lua", *functions)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND = map(
-    _load, ("admit", "settle", "release", "renew", "reap", "append")
-)
+ADMIT, RENEW, APPEND = map(_load, ("admit", "renew", "append"))
+SETTLE = _load("settle", _GIVE_BACK, lua.SPEND)
+RELEASE, REAP = _load("release", _GIVE_BACK), _load("reap", _GIVE_BACK)
 SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fixed:
-    """What calls share within a month, an epoch and a set of limits: one object for each, compared by identity.
+    """What calls share within a day, an epoch and a set of limits: one object for each, compared by identity.
 
-    ``gateway``: who signs leases. ``month``: ``202511``; ``expires``: when its counters go, seconds since the epoch.
+    ``gateway``: who signs leases.
     """
 
     epoch: str
     gateway: str
     journal_bound: int
     lease_ms: int
-    requests_per_second: int | None
-    tokens_per_month: int | None
-    month: str
-    expires: int
+    limits: LimitSet
+    period: Period
 
 
 def admit(
@@ -63,46 +68,64 @@ def admit(
     entry: bytes,
 ) -> bytes:
     """``admit.lua``. ``need``: prompt bound, output cap, choices, whether the caller named the cap."""
-    head, middle = _admit_parts(names, fixed)
+    head, middle, further = _admit_parts(names, fixed)
     rest = _bulk(id_, at_ms, deadline_ms, need[0], need[1], need[2], int(need[3]))
-    return b"".join((head, id_.encode(), middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry)))
+    return b"".join((head, id_.encode(), middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry), further))
+
+
+class Counted(NamedTuple):
+    """What the counters of a settled call follow from, besides consumer and service."""
+
+    key_lineage: uuid.UUID
+    currency: str
 
 
 def settle(
-    names: Names, *, epoch: str, month: str, expires: int, id_: str, tokens: int, entry: bytes
+    names: Names,
+    counted: Counted,
+    period: Period,
+    *,
+    epoch: str,
+    id_: str,
+    tokens: int,
+    nano: int,
+    entry: bytes,
 ) -> bytes:
     """``settle.lua``."""
-    head, between, middle = _settle_parts(names, epoch, month, expires)
+    head, between, middle = _settle_parts(names, counted, period, epoch)
     id_bytes = id_.encode()
-    rest = _bulk(id_, tokens)
+    rest = _bulk(id_, tokens, nano)
     return b"".join((head, id_bytes, between, id_bytes, middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry)))
 
 
 @lru_cache(maxsize=65_536)
-def _admit_parts(names: Names, fixed: Fixed) -> tuple[bytes, bytes]:
-    head = b"*24\r\n" + _bulk(
-        "EVALSHA",
-        ADMIT.sha,
-        6,
-        names.epoch,
-        names.journal,
-        names.leases,
-        names.bucket,
-        names.quota + fixed.month,
-    )
+def _admit_parts(names: Names, fixed: Fixed) -> tuple[bytes, bytes, bytes]:
+    limits, period = fixed.limits, fixed.period
+    hashes: tuple[str, ...] = ()
+    further: tuple[Any, ...] = ()
+    if limits.further:
+        hashes = names.now, names.spent + period.month, names.spent + period.day
+        values = (limit.value for limit in limits.further)
+        further = (
+            limits.hold(*hashes), limits.kinds, period.day_expires, *limits.nano, *limits.counts, *limits.fields,
+            *values,
+        )  # fmt: skip
+    keys = (names.epoch, names.journal, names.leases, names.bucket, names.quota + period.month)
+    head = b"*%d\r\n" % (24 + len(hashes) + len(further))
+    head += _bulk("EVALSHA", ADMIT.sha, 6 + len(hashes), *keys)
     middle = b"\r\n" + _bulk(
-        fixed.epoch, fixed.journal_bound, fixed.lease_ms, _limit(fixed.requests_per_second),
-        _limit(fixed.tokens_per_month), fixed.expires, fixed.gateway,
+        *hashes, fixed.epoch, fixed.journal_bound, fixed.lease_ms, _limit(limits.requests_per_second),
+        _limit(limits.tokens_per_month), period.month_expires, fixed.gateway,
     )  # fmt: skip
-    return head + _open_key(names.lease), middle
+    return head + _open_key(names.lease), middle, _bulk(*further)
 
 
 @lru_cache(maxsize=65_536)
-def _settle_parts(names: Names, epoch: str, month: str, expires: int) -> tuple[bytes, bytes, bytes]:
-    head = b"*15\r\n" + _bulk(
-        "EVALSHA", SETTLE.sha, 6, names.epoch, names.journal, names.leases, names.quota + month
-    )
-    middle = b"\r\n" + _bulk(epoch, TOMBSTONE_SECONDS, expires)
+def _settle_parts(names: Names, counted: Counted, period: Period, epoch: str) -> tuple[bytes, bytes, bytes]:
+    keys = (names.epoch, names.journal, names.leases, names.quota + period.month, names.spent + period.month)
+    head = b"*23\r\n" + _bulk("EVALSHA", SETTLE.sha, 8, *keys, names.spent + period.day)
+    fields = shards.spent_fields(counted.key_lineage, names.service_id, counted.currency)
+    middle = b"\r\n" + _bulk(epoch, TOMBSTONE_SECONDS, period.month_expires, period.day_expires, *fields)
     return head + _open_key(names.lease), b"\r\n" + _open_key(names.tombstone), middle
 
 

@@ -5,17 +5,21 @@ import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common import clock
 from metering import shards
+
+_DAY_MS = 86_400_000
+#: Days that are remembered: midnight is crossed by calls of two.
+_MOST_DAYS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Names:
     """What Valkey calls the things of one consumer and service. There is one for a pair, so it is compared by identity.
 
-    ``quota`` wants a month at its end; ``lease`` and ``tombstone`` a request's id.
+    ``quota`` wants a month at its end, ``spent`` a month or a day; ``lease`` and ``tombstone`` a request's id.
     """
 
+    service_id: uuid.UUID
     shard: int
     tag: str
     epoch: str
@@ -23,6 +27,8 @@ class Names:
     leases: str
     bucket: str
     quota: str
+    now: str
+    spent: str
     lease: str
     tombstone: str
 
@@ -33,6 +39,7 @@ def names_of(consumer_id: uuid.UUID, service_id: uuid.UUID) -> Names:
     shard = shards.shard_of(consumer_id)
     tag = shards.tag(shard)
     return Names(
+        service_id=service_id,
         shard=shard,
         tag=tag,
         epoch=shards.epoch_key(shard),
@@ -40,28 +47,41 @@ def names_of(consumer_id: uuid.UUID, service_id: uuid.UUID) -> Names:
         leases=shards.leases_key(shard),
         bucket=shards.bucket_key(shard, consumer_id, service_id),
         quota=f"{tag}:quota:{consumer_id}:{service_id}:",
+        now=shards.now_key(shard, consumer_id),
+        spent=shards.spent_key(shard, consumer_id, ""),
         lease=f"{tag}:lease:",
         tombstone=f"{tag}:settled:",
     )
 
 
-class Month:
-    """The month of a moment and when its counters expire; worked out once a month, not once a call."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Period:
+    """A UTC day and its month, as names end with them, and when their counters go, seconds since the epoch."""
+
+    month: str
+    month_expires: int
+    day: str
+    day_expires: int
+
+
+class Periods:
+    """The period of a moment; worked out once a day, not once a call."""
 
     def __init__(self) -> None:
-        self._from_ms = self._until_ms = 0
-        self._suffix = ""
-        self._expires = 0
+        self._days: dict[int, Period] = {}
 
-    def of(self, at_ms: int) -> tuple[str, int]:
-        """``202511`` and seconds since the epoch."""
-        if not self._from_ms <= at_ms < self._until_ms:
-            self._enter(at_ms)
-        return self._suffix, self._expires
+    def of(self, at_ms: int) -> Period:
+        """One object for all moments of a day (milliseconds since the epoch)."""
+        number = at_ms // _DAY_MS
+        period = self._days.get(number)
+        if period is None:
+            if len(self._days) > _MOST_DAYS:
+                self._days.clear()
+            period = self._days[number] = _period(dt.date(1970, 1, 1) + dt.timedelta(days=number))
+        return period
 
-    def _enter(self, at_ms: int) -> None:
-        month = clock.month_of(dt.datetime.fromtimestamp(at_ms / 1000, clock.UTC))
-        self._from_ms = int(clock.month_start(month).timestamp() * 1000)
-        self._until_ms = int(clock.month_start(clock.next_month(month)).timestamp() * 1000)
-        self._suffix = f"{month:%Y%m}"
-        self._expires = shards.quota_expires(month)
+
+def _period(day: dt.date) -> Period:
+    return Period(
+        f"{day:%Y%m}", shards.quota_expires(day.replace(day=1)), f"{day:%Y%m%d}", shards.day_expires(day)
+    )

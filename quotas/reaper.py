@@ -2,18 +2,18 @@
 
 import uuid
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import redis
 
 from metering import shards, valkey
+from quotas import commands
 from quotas.leases import GRACE_MS
 
 #: Leases of one shard that one call of the script closes at most.
 MOST = 200
 
-_REAP = (Path(__file__).parent / "scripts" / "reap.lua").read_text()
+_REAP = commands.REAP.text
 
 
 def reap_expired() -> int:

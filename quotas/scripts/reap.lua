@@ -17,9 +17,10 @@ end
 local closed = 0
 for _, id in ipairs(ids) do
   local key = ARGV[4] .. ':lease:' .. id
-  local lease = redis.call('HMGET', key, 'q', 'r', 'e')
+  local lease = redis.call('HMGET', key, 'q', 'r', 'e', 'h', 'm')
   if lease[1] then
     redis.call('HINCRBY', lease[1], 'reserved', -lease[2])
+    if lease[4] then give_back(lease[4], lease[2], lease[5], 0) end
     redis.call('XADD', KEYS[3], '*', 'e', lease[3], 's', 'reaped')
     redis.call('DEL', key)
     closed = closed + 1

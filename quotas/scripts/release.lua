@@ -5,9 +5,10 @@
 -- ARGV  1 epoch   2 request id
 -- Answers {'ok', 1 or 0} or {'stale'}
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'stale'} end
-local reserved = redis.call('HGET', KEYS[3], 'r')
-if not reserved then return {'ok', 0} end
-redis.call('HINCRBY', KEYS[4], 'reserved', -reserved)
+local lease = redis.call('HMGET', KEYS[3], 'r', 'h', 'm')
+if not lease[1] then return {'ok', 0} end
+redis.call('HINCRBY', KEYS[4], 'reserved', -lease[1])
+if lease[2] then give_back(lease[2], lease[1], lease[3], 0) end
 redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[2], ARGV[2])
 return {'ok', 1}

@@ -198,15 +198,17 @@ def test_an_entitlement_is_made_changed_and_deleted_with_an_entry_each(client: C
     url = "/admin/catalog/entitlement/"
     posted(client, f"{url}add/", consumer=consumer.id, service=service.id, tier="basic")
     entitlement = Entitlement.objects.get()
-    posted(client, f"{url}{entitlement.pk}/change/", tier="premium")
+    posted(client, f"{url}{entitlement.pk}/change/", tier="premium", concurrent_requests=5)
     assert Entitlement.objects.get().tier_id == "premium"
     posted(client, url, action="delete_selected", _selected_action=[entitlement.pk], post="yes")
     assert not Entitlement.objects.exists()
     made = {"id": entitlement.pk, "consumer": str(consumer.id), "service": str(service.id)}
+    made |= {"budget_currency": "", "budget_period": "", "budget_soft": False}
+    later = {"tier": "premium", "concurrent_requests": 5}
     assert told() == [
         (boss.username, "entitlement_created", {}, {**made, "tier": "basic"}),
-        (boss.username, "entitlement_changed", {"tier": "basic"}, {"tier": "premium"}),
-        (boss.username, "entitlement_deleted", {**made, "tier": "premium"}, {}),
+        (boss.username, "entitlement_changed", {"tier": "basic", "concurrent_requests": None}, later),
+        (boss.username, "entitlement_deleted", {**made, **later}, {}),
     ]
 
 

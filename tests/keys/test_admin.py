@@ -9,6 +9,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
+from accounts.budgets import Budget
 from accounts.models import User
 from audit.models import AuditEntry
 from catalog.models import Entitlement
@@ -178,7 +179,7 @@ def test_scopes_networks_and_limits_are_changed_and_told(client: Client, boss: U
     posted(client, f"{KEYS}{key.id}/change/", **form)
     key.refresh_from_db()
     assert (key.scopes, key.allowed_networks) == (["usage:read"], ["10.0.0.0/8", "192.0.2.1"])
-    assert key.budget == {"amount": Decimal("12.5"), "currency": "EUR", "period": "month"}
+    assert key.budget == Budget(Decimal("12.5"), "EUR", "month")
     entry = AuditEntry.objects.get()
     assert (entry.actor, entry.action, entry.before["scopes"]) == (
         boss.username,

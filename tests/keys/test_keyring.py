@@ -16,13 +16,14 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
 
+from accounts.budgets import Budget
 from accounts.models import Consumer
 from common import clock
 from common.errors import CredentialsMissing, Problem, Unavailable
 from keys import proofs as proofs_module
 from keys.errors import InvalidKey, ScopeMissing
 from keys.format import mint, parse
-from keys.grants import Budget, KeyLimits
+from keys.grants import KeyLimits
 from keys.hashing import hash_secret, verify_secret
 from keys.keyring import Keyring
 from keys.models import ApiKey
@@ -262,7 +263,7 @@ async def test_a_grant_carries_what_is_said_of_the_key(ring: Keyring) -> None:
     grant = await ring.authenticate(text, HERE)
     assert grant.scopes == {"consume"}
     assert not grant.testing
-    assert grant.limits == KeyLimits(key.lineage, 0, 5, Budget(Decimal("2.5"), "EUR", "day"))
+    assert grant.limits == KeyLimits(key.lineage, 0, 5, budget=Budget(Decimal("2.5"), "EUR", "day"))
     with pytest.raises(ScopeMissing):
         grant.require("usage:read")
 

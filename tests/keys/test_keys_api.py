@@ -20,6 +20,9 @@ from tests.factories import make_consumer, make_entitlement, make_key, make_memb
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.urls")]
 
 KEYS = "/api/v1/keys"
+NO_LIMITS = dict.fromkeys(
+    ("requests_per_second", "tokens_per_month", "concurrent_requests", "tokens_per_minute", "budget")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +73,7 @@ def test_a_key_is_told_once_and_kept_as_a_hash(owner: User, entitled: Entitlemen
         "environment": "live",
         "scopes": ["consume", "usage:read", "quota:read"],
         "allowed_networks": None,
-        "limits": {"requests_per_second": None, "tokens_per_month": None, "budget": None},
+        "limits": NO_LIMITS,
         "status": "active",
         "created_at": key.created_at.isoformat().replace("+00:00", "Z"),
         "expires_at": key.expires_at.isoformat().replace("+00:00", "Z") if key.expires_at else None,
@@ -106,9 +109,12 @@ def test_the_audit_trail_tells_of_a_new_key_and_not_of_its_secret(owner: User, e
         "allowed_networks": None,
         "requests_per_second": None,
         "tokens_per_month": None,
+        "concurrent_requests": None,
+        "tokens_per_minute": None,
         "budget_amount": None,
         "budget_currency": "",
         "budget_period": "",
+        "budget_soft": False,
         "lineage": str(ApiKey.objects.get().lineage),
         "generation": 0,
         "expires_at": None,
@@ -161,6 +167,7 @@ def test_a_service_that_is_not_listed_looks_like_an_absent_one(owner: User, stat
         ("environment", "prod"), ("scopes", ["admin"]), ("scopes", "consume"), ("scopes", ["consume"] * 4),
         ("allowed_networks", []), ("allowed_networks", ["10.0.0.1/8"]), ("allowed_networks", ["10.0.0.0/8"] * 51),
         ("limits", {"requests_per_second": -1}), ("limits", {"requests_per_second": True}), ("limits", {"rps": 1}),
+        ("limits", {"concurrent_requests": -1}), ("limits", {"tokens_per_minute": "5"}),
         ("limits", {"tokens_per_month": "5"}), ("limits", {"tokens_per_month": 10**16}), ("limits", []),
         ("limits", {"budget": {"amount": 5, "currency": "USD", "period": "day"}}),
         ("limits", {"budget": {"amount": "-1", "currency": "USD", "period": "day"}}),
@@ -298,18 +305,21 @@ OPTIONS: dict[str, Any] = {
     "limits": {
         "requests_per_second": 0,
         "tokens_per_month": 5_000,
-        "budget": {"amount": "12.50", "currency": "EUR", "period": "month"},
+        "concurrent_requests": 3,
+        "budget": {"amount": "12.50", "currency": "EUR", "period": "month", "soft": True},
     },
     "metadata": {"team": "blue", "deep": {"er": [1, None]}},
 }
-SHOWN = {
+SHOWN: dict[str, Any] = {
     **OPTIONS,
     "scopes": ["consume", "quota:read"],
     "allowed_networks": ["192.0.2.7/32", "2001:db8::/32"],
     "limits": {
         "requests_per_second": 0,
         "tokens_per_month": 5_000,
-        "budget": {"amount": Decimal("12.5"), "currency": "EUR", "period": "month"},
+        "concurrent_requests": 3,
+        "tokens_per_minute": None,
+        "budget": {"amount": Decimal("12.5"), "currency": "EUR", "period": "month", "soft": True},
     },
 }
 
@@ -334,7 +344,7 @@ def test_a_change_changes_what_it_names_and_is_told(owner: User, entitled: Entit
 
     less = {"limits": {"budget": None}, "allowed_networks": None}
     shown = exact(signed_in(owner).patch(url, less, format="json"))
-    assert shown["limits"] == {"requests_per_second": 0, "tokens_per_month": 5_000, "budget": None}
+    assert shown["limits"] == {**SHOWN["limits"], "budget": None}
     assert shown["allowed_networks"] is None
     assert shown["name"] == "night job"
     same: list[dict[str, Any]] = [{}, {"name": "night job"}, {"limits": {}}]

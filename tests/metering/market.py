@@ -98,6 +98,9 @@ class Market:
     def quota_key(self) -> str:
         return shards.quota_key(self.shard, self.consumer.id, self.service.id, self.month)
 
+    def spent_key(self, period: str) -> str:
+        return shards.spent_key(self.shard, self.consumer.id, period)
+
     def used(self) -> int:
         """What the live counter says."""
         value: Any = self.valkey.hget(self.quota_key, "used")

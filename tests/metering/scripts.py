@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from common.ids import moment_of
 from metering import journal, shards
 from quotas import commands
 from quotas.leases import LEASE_MS
@@ -28,12 +29,15 @@ def admit(market: Market, entry: journal.Entry, *, cap: int = 90, lease_ms: int 
 
 def settle(market: Market, entry: journal.Entry, *, under: str | None = None) -> list[Any]:
     shard, id_ = market.shard, entry.request_id
+    day = moment_of(id_).date()
     answer: Any = market.valkey.eval(
-        commands.SETTLE.text, 6,
-        shards.epoch_key(shard), shards.journal_key(shard), shards.leases_key(shard),
-        market.quota_key, shards.lease_key(shard, id_), shards.tombstone_key(shard, id_),
-        under or epoch(market), "120", str(shards.quota_expires(market.month)), str(id_),
-        str(entry.total_tokens), journal.encode(entry),
+        commands.SETTLE.text, 8,
+        shards.epoch_key(shard), shards.journal_key(shard), shards.leases_key(shard), market.quota_key,
+        market.spent_key(f"{day:%Y%m}"), market.spent_key(f"{day:%Y%m%d}"),
+        shards.lease_key(shard, id_), shards.tombstone_key(shard, id_),
+        under or epoch(market), "120", str(shards.quota_expires(market.month)), str(shards.day_expires(day)),
+        *shards.spent_fields(entry.counted_key, entry.service_id, entry.currency),
+        str(id_), str(entry.total_tokens), str(entry.cost_nano), journal.encode(entry),
     )  # fmt: skip
     return list(answer)
 

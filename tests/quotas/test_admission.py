@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pytest
@@ -16,7 +17,9 @@ from metering import journal, shards
 from metering.journal import Entry
 from quotas import errors
 from quotas.admission import Admission, Ask, Lease, StaleEpoch
+from quotas.limits import limit_set
 from quotas.line import Line
+from quotas.refusals import Rate
 from tests.harness.admission import opened_admission
 
 CONSUMER, SERVICE = uuid.uuid4(), uuid.uuid4()
@@ -29,15 +32,16 @@ async def admission(own_valkey: Valkey) -> AsyncIterator[Admission]:
         yield admission
 
 
-def ask(**changes: Any) -> Ask:
+def ask(
+    *, requests_per_second: int | None = None, tokens_per_month: int | None = None, **changes: Any
+) -> Ask:
     request_id = uuid7()
     whole = Ask(
         id=str(request_id),
         request_id=request_id,
         consumer_id=CONSUMER,
         service_id=SERVICE,
-        requests_per_second=None,
-        tokens_per_month=None,
+        limits=limit_set(requests_per_second, tokens_per_month),
         prompt_bound=10,
         output_cap=90,
         choices=1,
@@ -99,10 +103,13 @@ async def test_a_release_gives_back_and_writes_nothing(admission: Admission) -> 
 
 async def test_the_bucket_holds_one_second_and_says_when_to_come_back(admission: Admission) -> None:
     for left in (2, 1, 0):
-        assert (await admission.admit(ask(requests_per_second=3))).rate_left == left
+        assert (await admission.admit(ask(requests_per_second=3))).rate == Rate(3, left, ANY)
     with pytest.raises(errors.RateLimited) as refusal:
         await admission.admit(ask(requests_per_second=3))
-    assert (refusal.value.retry_after, refusal.value.extra) == (1, {"limit": 3, "remaining": 0})
+    assert (refusal.value.retry_after, refusal.value.extra) == (
+        1,
+        {"limit": 3, "remaining": 0, "scope": "service"},
+    )
     assert await counters(admission) == (0, 300)
     await asyncio.sleep(0.4)
     await admission.admit(ask(requests_per_second=3))
@@ -115,14 +122,14 @@ async def test_zero_forbids_and_none_is_unlimited(admission: Admission) -> None:
         await admission.admit(ask(tokens_per_month=0))
     assert await counters(admission) == (0, 0)
     lease = await admission.admit(ask(output_cap=10**12))
-    assert (lease.rate_limit, lease.output_cap) == (None, 10**12)
+    assert (lease.rate, lease.output_cap) == (None, 10**12)
 
 
 async def test_a_quota_refusal_takes_nothing_from_the_bucket(admission: Admission) -> None:
     for _ in range(5):
         with pytest.raises(errors.QuotaExceeded):
             await admission.admit(ask(requests_per_second=3, tokens_per_month=99))
-    assert (await admission.admit(ask(requests_per_second=3))).rate_left == 2
+    assert (await admission.admit(ask(requests_per_second=3))).rate == Rate(3, 2, ANY)
 
 
 async def test_402_only_where_used_tokens_alone_refuse(admission: Admission) -> None:
@@ -130,7 +137,7 @@ async def test_402_only_where_used_tokens_alone_refuse(admission: Admission) -> 
     with pytest.raises(errors.QuotaReserved) as waiting:
         await admission.admit(ask(tokens_per_month=150))
     assert waiting.value.retry_after == 1
-    assert waiting.value.extra == {"limit": 150, "used": 0, "reserved": 100}
+    assert waiting.value.extra == {"limit": 150, "used": 0, "reserved": 100, "scope": "service"}
     await settle(admission, running, 51)
     with pytest.raises(errors.QuotaExceeded) as spent:
         await admission.admit(ask(tokens_per_month=150))
