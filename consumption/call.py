@@ -12,6 +12,7 @@ from catalog.snapshot import Endpoint, Offer, PricedVersion
 from common.ids import uuid7
 from consumption import metrics
 from keys.grants import Grant
+from quotas.commands import Ready
 from quotas.limits import LimitSet
 from quotas.refusals import Rate
 
@@ -81,6 +82,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     price: PricedVersion
     tier: str
     limits: LimitSet
+    ready: Ready
 
 
 class Routing(msgspec.Struct, frozen=True, gc=False):

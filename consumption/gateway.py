@@ -27,8 +27,10 @@ from keys.models import Scope
 from metering import journal
 from policy.engine import Decision, PolicyEngine, Question, classification_of
 from quotas.admission import Admission, Ask, Lease
+from quotas.commands import Counted, Ready
 from quotas.errors import QUOTA_REFUSALS, RATE_REFUSALS, LimitReached
 from quotas.limits import limits_of
+from quotas.names import names_of
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,10 @@ class Gateway:
         if price is None or limits is None:
             raise Unavailable("The service has no price yet", retry_after=1)
         limits = grant.limits_at(offer.id, limits)
-        return Terms(grant, offer, price, tier, limits_of(grant, offer, price.price, limits))
+        held = limits_of(grant, offer, price.price, limits)
+        counted = Counted(grant.limits.lineage, price.price.currency)
+        ready = Ready(names_of(grant.consumer_id, offer.id), held, counted)
+        return Terms(grant, offer, price, tier, held, ready)
 
     def route(self, call: Call, terms: Terms, request: PaidRequest) -> Routing:
         """Where the call may go: the service's endpoints, then those of its fallbacks that policy allows it too.
@@ -194,6 +199,7 @@ class Gateway:
             choices=request.choices,
             cap_named=request.max_tokens is not None or not request.writes,
             unsettled=journal.encode(entry),
+            ready=terms.ready,
         )
         try:
             lease = await self.admission.admit(ask)

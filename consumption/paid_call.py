@@ -125,7 +125,7 @@ class PaidCall:
     ) -> None:
         """Put on record what was delivered, for good."""
         entry = settled_entry(self._entry, reply, cost, self.call.elapsed_ms, status=status, error=error)
-        await self._settlement.settle(entry, shard=self._lease.shard)
+        await self._settlement.settle(entry, shard=self._lease.shard, ready=self.terms.ready)
         metrics.CONSUMPTION_REQUESTS.add(self.terms.offer.text, status)
         metrics.TOKENS_CONSUMED.add(self.terms.offer.text, self.terms.tier, count=reply.tokens.total)
 
@@ -133,7 +133,7 @@ class PaidCall:
         """Put on record that nothing was delivered, and why: it costs nothing."""
         metrics.CONSUMPTION_REQUESTS.add(self.terms.offer.text, status)
         entry = failed_entry(self._entry, code, self.call.elapsed_ms, status=status)
-        await self._settlement.settle(entry, shard=self._lease.shard)
+        await self._settlement.settle(entry, shard=self._lease.shard, ready=self.terms.ready)
 
     async def _failed(self, failure: BaseException) -> BaseException:
         """Settle a call that brought nothing; returns what to raise."""

@@ -17,6 +17,7 @@ from consumption.replies import Reply
 from consumption.spool import Spool
 from metering import journal
 from quotas.admission import Admission, Lease, StaleEpoch
+from quotas.commands import Ready
 from quotas.leases import RENEW_EVERY_SECONDS
 from quotas.line import LineError
 
@@ -110,7 +111,7 @@ class Settlement:
         """Whether the call was cut because its lease had ended."""
         return request_id in self._lost
 
-    async def settle(self, entry: journal.Entry, *, shard: int) -> None:
+    async def settle(self, entry: journal.Entry, *, shard: int, ready: Ready | None = None) -> None:
         """Put the entry where it cannot be lost: in the journal, else fsynced on the local disk.
 
         Raises ``Unavailable`` where neither worked; the entry is still being handed in from memory.
@@ -120,7 +121,7 @@ class Settlement:
         if entry.request_id in self._open:
             self._open[entry.request_id] = (shard, None)  # what is being settled is cut by nobody
         try:
-            await self._admission.settle(entry, encoded)
+            await self._admission.settle(entry, encoded, ready=ready)
         except (LineError, hiredis.ReplyError) as error:
             log.warning("settle: %s, spooling", type(error).__name__)
             await self._keep(encoded, epoch, append=False)
@@ -135,7 +136,8 @@ class Settlement:
 
     def _closed(self, request_id: uuid.UUID) -> None:
         self._open.pop(request_id, None)
-        self._lost.discard(request_id)
+        if self._lost:
+            self._lost.discard(request_id)
         if not self._open:
             self.idle.set()
 

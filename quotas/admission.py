@@ -20,15 +20,13 @@ from common.ids import milliseconds_of
 from metering import journal, shards
 from quotas import commands
 from quotas.leases import LEASE_MS
-from quotas.limits import LimitSet
+from quotas.limits import LimitSet, limit_set
 from quotas.line import Line, LineError, NotSent, OutcomeUnknown
-from quotas.names import Names, Period, Periods, names_of
+from quotas.names import Periods, names_of
 from quotas.refusals import RETRY_SECONDS, Rate, refusal_of
 
 log = logging.getLogger(__name__)
 
-#: Sets of limits and epochs that are remembered at once.
-MOST_FIXED = 65_536
 #: How long a call waits for Valkey: longer than this and the caller is better served by the spool, or by a 503.
 ANSWER_SECONDS = 0.1
 #: How often a connection compares its clock with the server's.
@@ -44,7 +42,8 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
     ``id``: the request's, as text. ``prompt_bound``: tokens the prompt can cost at most. ``output_cap``: tokens of
     one choice at most; where the caller did not name it (``cap_named`` false) it is lowered to what remains.
-    ``unsettled``: the journal entry for the case that nobody settles.
+    ``unsettled``: the journal entry for the case that nobody settles. ``ready``: the call's commands, where they are
+    kept.
     """
 
     id: str
@@ -57,6 +56,7 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     choices: int
     cap_named: bool
     unsettled: bytes
+    ready: commands.Ready | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -77,13 +77,12 @@ class Admission:
     def __init__(self, line: Line, *, gateway: str, journal_bound: int) -> None:
         self._line = line
         self._gateway = gateway
-        self._journal_bound = journal_bound
+        self._signature = commands.Signature(gateway, journal_bound)
         self._epochs: list[str | None] = [None] * shards.SHARDS
         self._clock_offset_ms = 0
         self._run_id = ""
         self._complained_at = 0.0
         self._periods = Periods()
-        self._fixed_parts: dict[Any, commands.Fixed] = {}
 
     # -- the connection ------------------------------------------------------------------------------------------
 
@@ -139,11 +138,11 @@ class Admission:
 
     async def admit(self, ask: Ask) -> Lease:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
-        names = names_of(ask.consumer_id, ask.service_id)
-        shard = names.shard
+        ready = ask.ready or commands.Ready(names_of(ask.consumer_id, ask.service_id), ask.limits)
+        shard = ready.names.shard
         try:
             waiting = self._line.call(
-                self._admit_command(ask, names),
+                self._admit_command(ask, ready),
                 timeout=ANSWER_SECONDS,
                 on_late=lambda late: self._give_back(ask, shard, late),
             )
@@ -153,29 +152,18 @@ class Admission:
             raise Unavailable(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
 
-    def _admit_command(self, ask: Ask, names: Names) -> bytes:
+    def _admit_command(self, ask: Ask, ready: commands.Ready) -> bytes:
         at_ms = milliseconds_of(ask.request_id)
-        return commands.admit(
-            names,
-            self._fixed(names, ask.limits, self._periods.of(at_ms)),
+        return ready.admit(
+            self._signature,
+            self.epoch(ready.names.shard),
+            self._periods.of(at_ms),
             id_=ask.id,
             at_ms=at_ms,
             deadline_ms=clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
             need=(ask.prompt_bound, ask.output_cap, ask.choices, ask.cap_named),
             entry=ask.unsettled,
         )
-
-    def _fixed(self, names: Names, limits: LimitSet, period: Period) -> commands.Fixed:
-        """One object for all calls with the same epoch, limits and day, so that it is found by identity."""
-        key = (self.epoch(names.shard), limits, period)
-        fixed = self._fixed_parts.get(key)
-        if fixed is None:
-            if len(self._fixed_parts) > MOST_FIXED:
-                self._fixed_parts.clear()
-            fixed = self._fixed_parts[key] = commands.Fixed(
-                key[0], self._gateway, self._journal_bound, LEASE_MS, limits, period
-            )
-        return fixed
 
     def _complain(self, error: Exception) -> None:
         """Once a second: an outage refuses thousands of calls, and one line says it."""
@@ -224,18 +212,20 @@ class Admission:
         except (LineError, hiredis.ReplyError) as error:
             log.warning("lease not released: %s", type(error).__name__)
 
-    async def settle(self, entry: journal.Entry, encoded: bytes, *, epoch: str = "") -> str:
+    async def settle(
+        self, entry: journal.Entry, encoded: bytes, *, epoch: str = "", ready: commands.Ready | None = None
+    ) -> str:
         """Reserved becomes used and the entry is journalled, once; returns its stream id.
 
-        ``epoch``: the one in which it was first tried, where this is a repetition.
+        ``epoch``: the one in which it was first tried, where this is a repetition. ``ready``: as it was admitted with.
         Raises ``NotSent``, ``OutcomeUnknown`` (repeat the same call) or ``StaleEpoch`` (``append`` it).
         """
-        names = names_of(entry.consumer_id, entry.service_id)
-        command = commands.settle(
-            names,
-            commands.Counted(entry.counted_key, entry.currency),
+        ready = ready or _ready_for(entry)
+        shard = ready.names.shard
+        command = ready.settle(
+            self._signature,
+            epoch or self.epoch(shard),
             self._periods.of(milliseconds_of(entry.request_id)),
-            epoch=epoch or self.epoch(names.shard),
             id_=str(entry.request_id),
             tokens=entry.total_tokens,
             nano=entry.cost_nano,
@@ -244,7 +234,7 @@ class Admission:
         answer = await self._line.call(command, timeout=ANSWER_SECONDS)
         if answer[0] != b"ok":
             if not epoch:
-                self._epochs[names.shard] = None
+                self._epochs[shard] = None
             raise StaleEpoch
         stream_id: str = answer[1].decode()
         return stream_id
@@ -303,6 +293,11 @@ class Admission:
             timeout=1.0,
         )  # fmt: skip
         return int(answer[1]) if answer[0] == b"ok" else 0
+
+
+def _ready_for(entry: journal.Entry) -> commands.Ready:
+    names = names_of(entry.consumer_id, entry.service_id)
+    return commands.Ready(names, limit_set(None, None), commands.Counted(entry.counted_key, entry.currency))
 
 
 async def _unless_cancelled(

@@ -7,11 +7,11 @@ all arguments anew was a tenth of a call's cost.
 import hashlib
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metering import lua, shards
+from quotas.leases import LEASE_MS
 from quotas.limits import LimitSet
 from quotas.names import Names, Period
 
@@ -42,37 +42,6 @@ RELEASE, REAP = _load("release", _GIVE_BACK), _load("reap", _GIVE_BACK)
 SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fixed:
-    """What calls share within a day, an epoch and a set of limits: one object for each, compared by identity.
-
-    ``gateway``: who signs leases.
-    """
-
-    epoch: str
-    gateway: str
-    journal_bound: int
-    lease_ms: int
-    limits: LimitSet
-    period: Period
-
-
-def admit(
-    names: Names,
-    fixed: Fixed,
-    *,
-    id_: str,
-    at_ms: int,
-    deadline_ms: int,
-    need: tuple[int, int, int, bool],
-    entry: bytes,
-) -> bytes:
-    """``admit.lua``. ``need``: prompt bound, output cap, choices, whether the caller named the cap."""
-    head, middle, further = _admit_parts(names, fixed)
-    rest = _bulk(id_, at_ms, deadline_ms, need[0], need[1], need[2], int(need[3]))
-    return b"".join((head, id_.encode(), middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry), further))
-
-
 class Counted(NamedTuple):
     """What the counters of a settled call follow from, besides consumer and service."""
 
@@ -80,27 +49,72 @@ class Counted(NamedTuple):
     currency: str
 
 
-def settle(
-    names: Names,
-    counted: Counted,
-    period: Period,
-    *,
-    epoch: str,
-    id_: str,
-    tokens: int,
-    nano: int,
-    entry: bytes,
-) -> bytes:
-    """``settle.lua``."""
-    head, between, middle = _settle_parts(names, counted, period, epoch)
-    id_bytes = id_.encode()
-    rest = _bulk(id_, tokens, nano)
-    return b"".join((head, id_bytes, between, id_bytes, middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry)))
+class Signature(NamedTuple):
+    """What a gateway says of itself with every call: who signs its leases, and the journal's bound."""
+
+    gateway: str
+    journal_bound: int
 
 
-@lru_cache(maxsize=65_536)
-def _admit_parts(names: Names, fixed: Fixed) -> tuple[bytes, bytes, bytes]:
-    limits, period = fixed.limits, fixed.period
+class Ready:
+    """The commands of calls with one key at one service, ready but for what differs from call to call.
+
+    They are packed when a call finds another epoch or another day than the one before it.
+    """
+
+    __slots__ = ("_admit", "_counted", "_epoch", "_period", "_settle", "limits", "names")
+
+    def __init__(self, names: Names, limits: LimitSet, counted: Counted | None = None) -> None:
+        self.names = names
+        self.limits = limits
+        self._counted = counted
+        self._epoch = ""
+        self._period: Period | None = None
+        self._admit = self._settle = (b"", b"", b"")
+
+    def admit(
+        self,
+        by: Signature,
+        epoch: str,
+        period: Period,
+        *,
+        id_: str,
+        at_ms: int,
+        deadline_ms: int,
+        need: tuple[int, int, int, bool],
+        entry: bytes,
+    ) -> bytes:
+        """``admit.lua``. ``need``: prompt bound, output cap, choices, whether the caller named the cap."""
+        if period is not self._period or epoch != self._epoch:
+            self._pack(by, epoch, period)
+        head, middle, further = self._admit
+        id_bytes = id_.encode()
+        rest = _bulk(id_, at_ms, deadline_ms, need[0], need[1], need[2], int(need[3]))
+        return b"".join((head, id_bytes, middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry), further))
+
+    def settle(
+        self, by: Signature, epoch: str, period: Period, *, id_: str, tokens: int, nano: int, entry: bytes
+    ) -> bytes:
+        """``settle.lua``."""
+        if period is not self._period or epoch != self._epoch:
+            self._pack(by, epoch, period)
+        head, between, middle = self._settle
+        id_bytes = id_.encode()
+        rest = _bulk(id_, tokens, nano)
+        return b"".join(
+            (head, id_bytes, between, id_bytes, middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry))
+        )
+
+    def _pack(self, by: Signature, epoch: str, period: Period) -> None:
+        self._admit = _admit_parts(self.names, self.limits, by, epoch, period)
+        if self._counted is not None:
+            self._settle = _settle_parts(self.names, self._counted, epoch, period)
+        self._epoch, self._period = epoch, period
+
+
+def _admit_parts(
+    names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period
+) -> tuple[bytes, bytes, bytes]:
     hashes: tuple[str, ...] = ()
     further: tuple[Any, ...] = ()
     if limits.further:
@@ -114,14 +128,13 @@ def _admit_parts(names: Names, fixed: Fixed) -> tuple[bytes, bytes, bytes]:
     head = b"*%d\r\n" % (24 + len(hashes) + len(further))
     head += _bulk("EVALSHA", ADMIT.sha, 6 + len(hashes), *keys)
     middle = b"\r\n" + _bulk(
-        *hashes, fixed.epoch, fixed.journal_bound, fixed.lease_ms, _limit(limits.requests_per_second),
-        _limit(limits.tokens_per_month), period.month_expires, fixed.gateway,
+        *hashes, epoch, by.journal_bound, LEASE_MS, _limit(limits.requests_per_second),
+        _limit(limits.tokens_per_month), period.month_expires, by.gateway,
     )  # fmt: skip
     return head + _open_key(names.lease), middle, _bulk(*further)
 
 
-@lru_cache(maxsize=65_536)
-def _settle_parts(names: Names, counted: Counted, period: Period, epoch: str) -> tuple[bytes, bytes, bytes]:
+def _settle_parts(names: Names, counted: Counted, epoch: str, period: Period) -> tuple[bytes, bytes, bytes]:
     keys = (names.epoch, names.journal, names.leases, names.quota + period.month, names.spent + period.month)
     head = b"*23\r\n" + _bulk("EVALSHA", SETTLE.sha, 8, *keys, names.spent + period.day)
     fields = shards.spent_fields(counted.key_lineage, names.service_id, counted.currency)

@@ -27,10 +27,11 @@ pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.urls")]
 
 KEYS, KEY, ROTATE = "/api/v1/keys", "/api/v1/keys/<uuid:key_id>", "/api/v1/keys/<uuid:key_id>/rotate"
 TOKEN, REFRESH, REPORT = "/api/v1/token", "/api/v1/token/refresh", "/api/v1/secret-scanning"
+COUNTED_LIMITS = ("requests_per_second", "concurrent_requests", "tokens_per_minute", "tokens_per_month")
 #: What may be said of a key that is there, and of a new one: fields, and the columns of ``api_keys`` that they set.
 OF_A_KEY = {
     **{name: name for name in ("name", "scopes", "allowed_networks", "metadata")},
-    **{f"limits.{name}": name for name in ("requests_per_second", "tokens_per_month")},
+    **{f"limits.{name}": name for name in COUNTED_LIMITS},
 }
 OF_A_NEW_KEY = {**OF_A_KEY, "service_id": "service_id", "tier": "tier_id", "environment": "environment"}
 #: Of a new key, what no two of them share.

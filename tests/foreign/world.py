@@ -1,17 +1,19 @@
 """A consumer that is not the caller's, with at least one row in every table that tells of consumers."""
 
+import datetime as dt
 import uuid
 from typing import Any
 
 from django.apps import apps
 from django.db import models
 
-from accounts.models import Consumer, Membership
+from accounts.models import Consumer, ConsumerBudget, Membership
 from accounts.sign_ins import begin
 from audit import trail
 from catalog.models import Service, Tier
 from common import clock
 from consumption.models import IdempotencyClaim
+from finance.models import ExportJob
 from keys.models import KeyNotice
 from metering.models import QuotaPeriod, UsageRollup
 from policy.models import Policy, PolicyViolation
@@ -22,8 +24,8 @@ from tests.ledger_rows import Calls
 #: Tables whose rows are everybody's to name.
 PUBLIC = (Tier, Policy)
 OURS = (
-    *("accounts", "analytics", "audit", "catalog", "consumption", "keys", "metering", "policy", "quotas"),
-    "sla",
+    *("accounts", "analytics", "audit", "catalog", "consumption", "finance", "keys", "metering", "policy"),
+    *("quotas", "sla"),
 )
 
 
@@ -40,6 +42,7 @@ class Other:
         factories.make_endpoint(self.hidden, credential="sk-of-the-other-0123456789")
         self._use()
         self._warn()
+        self._pay()
 
     def _use(self) -> None:
         record = self.calls.record()
@@ -72,6 +75,17 @@ class Other:
             timestamp=clock.now(),
         )
         trail.record(actor="a test", action="seen", target_type="consumer", target_id=self.consumer.id)
+
+    def _pay(self) -> None:
+        now = clock.now()
+        ConsumerBudget.objects.create(consumer=self.consumer, amount=100, currency="USD", period="month")
+        ExportJob.objects.create(
+            consumer=self.consumer,
+            format="csv",
+            start=now - dt.timedelta(days=1),
+            end=now,
+            ordered_by="a test",
+        )
 
     def is_whole(self) -> None:
         """Fails for a table of consumers that has no row of this one: it must be filled above first."""

@@ -14,7 +14,7 @@ import msgspec
 import redis
 
 from common import clock
-from common.errors import Problem
+from common.errors import Problem, Unavailable
 from common.ids import uuid7
 from devstack.valkey import Valkey
 from metering import journal, shards
@@ -148,7 +148,7 @@ async def test_five_hundred_at_once_share_the_last_dollar(own_valkey: Valkey) ->
             nano = 10**7 if number % 2 else 5 * 10**6
             done = hammer._entry(ask.request_id, consumer, services[number % 5], 10)
             done = msgspec.structs.replace(done, cost=f"0.{nano:09d}")
-            await admission.settle(done, journal.encode(done))
+            await hammer._settled(admission, done)
             return nano, "settled"
 
         spent, codes = 0, set()
@@ -157,9 +157,14 @@ async def test_five_hundred_at_once_share_the_last_dollar(own_valkey: Valkey) ->
             spent += sum(nano for nano, _ in ended)
             codes |= {code for _, code in ended}
             assert spent <= 10**9
-        assert codes == {"settled", "budget_reserved", "budget_exceeded"}
+        # Where the machine is busy some are not answered in time; what that let in is given back.
+        assert codes - {Unavailable.code} == {"settled", "budget_reserved", "budget_exceeded"}
         # A cent has to be left for one to be let in, so less than that may remain.
         assert 10**9 - 10**7 < spent <= 10**9
         key = shards.spent_key(shards.shard_of(consumer), consumer, f"{clock.now():%Y%m%d}")
-        found = await admission._line.call(("HMGET", key, "m:USD", "rm:USD"))
+        for _ in range(100):
+            found = await admission._line.call(("HMGET", key, "m:USD", "rm:USD"), timeout=5)
+            if [int(amount) for amount in found] == [spent, 0]:
+                break
+            await asyncio.sleep(0.05)
         assert [int(amount) for amount in found] == [spent, 0]
