@@ -16,7 +16,7 @@ django = get_asgi_application()
 
 from django.conf import settings  # noqa: E402 - Django must be set up before the apps are imported
 
-from config import own_secrets  # noqa: E402
+from common import own_secrets  # noqa: E402
 from consumption import metrics, runtime  # noqa: E402
 from consumption.transport import is_paid  # noqa: E402
 from keys.in_urls import holds_key  # noqa: E402

@@ -52,6 +52,7 @@ class SwaggerView(SpectacularSwaggerSplitView):
 class ReferenceView(SwaggerView):
     """Swagger UI to read. Calls are made at the gateway, which is another server than the console."""
 
+    @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         with patched_settings({"SWAGGER_UI_SETTINGS": {"deepLinking": True, "supportedSubmitMethods": []}}):
             response: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]

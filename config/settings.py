@@ -175,8 +175,9 @@ AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_CLIENT_IP_CALLABLE = "audit.trail.address_of"
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
-#: The gateway has no page to show instead; its view answers by itself.
-SILENCED_SYSTEM_CHECKS = ["axes.W002"] if IS_GATEWAY else []
+#: The gateway has no page to show to who is locked out; its view answers by itself. It takes no cookie for anybody's
+#: word, so there is nothing to forge.
+SILENCED_SYSTEM_CHECKS = ["axes.W002", "security.W003"] if IS_GATEWAY else []
 
 #: Peppers of the tag in an API key: ``{"1": "<hex>"}``. The highest number signs new keys; all of them are accepted.
 KEY_PEPPERS: dict[int, bytes] = {
@@ -277,6 +278,16 @@ WHITENOISE_AUTOREFRESH = DEBUG
 SESSION_COOKIE_NAME = "console_session"
 CSRF_COOKIE_NAME = "console_csrf"
 SECURE_CONTENT_TYPE_NOSNIFF = True
+#: Where people reach the console over TLS, nothing goes without it, for a year. What ends TLS has to send
+#: ``X-Forwarded-Proto``, and is believed as one of ``TRUSTED_PROXIES``.
+TLS = CONSOLE_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
+SECURE_HSTS_SECONDS = 31_536_000 if TLS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = TLS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+#: Asked from inside, where there is no TLS.
+SECURE_REDIRECT_EXEMPT = [r"^health", r"^(api/v1/)?metrics$"]
+CSRF_TRUSTED_ORIGINS = [CONSOLE_URL.rstrip("/")] if TLS else []
 
 LOGGING = {
     "version": 1,

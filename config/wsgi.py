@@ -8,6 +8,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 application = get_wsgi_application()
 
-from config import own_secrets  # noqa: E402 - Django must be set up before its settings are read
+from common import own_secrets  # noqa: E402 - Django must be set up before its settings are read
 
 own_secrets.require()

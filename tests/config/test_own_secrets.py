@@ -27,3 +27,17 @@ def _load(entry: str, environment: dict[str, str]) -> str:
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return done.stderr
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "CREDENTIAL_KEYS"])
+@pytest.mark.parametrize(
+    "command", ["-m celery -A config worker --pool solo", "manage.py drain_usage"], ids=["worker", "drain"]
+)
+def test_what_works_in_the_background_does_not_start_either(command: str, name: str) -> None:
+    given = {each: value for each, value in os.environ.items() if each != name}
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        env=given, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"{name} is not set" in done.stderr

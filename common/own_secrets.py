@@ -1,4 +1,4 @@
-"""What serves people never runs on secrets that anybody can read in the source."""
+"""What runs for long never runs on secrets that anybody can read in the source."""
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
