@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 
+from accounts import second_factor
 from accounts.models import Consumer, ConsumerBudget, Membership, User
 from accounts.roles import permissions_of
 from accounts.suspension import reactivate_consumer, suspend_consumer
@@ -35,6 +36,21 @@ class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
     list_filter = ("is_active", "is_staff", "is_superuser", "groups")
     search_fields = ("username", "email", "first_name", "last_name")
     inlines = (MembershipInline,)
+    actions = ("reset_second_factor",)
+
+    def has_reset_second_factor_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("auth.change_group")
+
+    @admin.action(
+        description="Reset the second factor of selected users", permissions=("reset_second_factor",)
+    )
+    def reset_second_factor(self, request: HttpRequest, chosen: QuerySet[User]) -> None:
+        count = sum(
+            second_factor.reset(user, actor=actor_of(request), address=address_of(request))
+            for user in chosen.order_by("id")
+            if _may_touch(request, user)
+        )
+        messages.success(request, f"Reset: {count}.")
 
     @admin.display(description="name", ordering="last_name")
     def full_name(self, user: User) -> str:

@@ -25,3 +25,23 @@ class SignInLocked(Problem):
 
 class ConsumerSuspended(Forbidden):
     code, title = "consumer_suspended", "This consumer is suspended"
+
+
+class SecondFactorMissing(Problem):
+    code, status = "second_factor_missing", 401
+    title = "Your role wants a second factor: set one up in the console first"
+
+
+class SecondFactorRequired(Problem):
+    code, status = "second_factor_required", 401
+    title = "The second factor is wanted too: send otp, a code of your authenticator app"
+
+
+class SecondFactorWrong(Problem):
+    code, status = "second_factor_wrong", 401
+    title = "The code is wrong, or was given before"
+
+
+class SecondFactorLocked(Problem):
+    code, status = "second_factor_locked", 429
+    title = "Too many wrong codes: try again later"

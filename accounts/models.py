@@ -119,3 +119,6 @@ class SignIn(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+from accounts.authenticators import Authenticator, BackupCode  # noqa: E402, F401 - Django looks for models here

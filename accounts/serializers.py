@@ -6,12 +6,16 @@ from django.conf import settings
 from django.contrib.auth.signals import user_logged_in
 from rest_framework import serializers
 from rest_framework.exceptions import AuthenticationFailed
-from rest_framework_simplejwt.serializers import TokenObtainPairSerializer, TokenRefreshSerializer
+from rest_framework_simplejwt.serializers import (
+    TokenObtainPairSerializer,
+    TokenObtainSerializer,
+    TokenRefreshSerializer,
+)
 from rest_framework_simplejwt.tokens import RefreshToken, Token
 
-from accounts import sign_ins
+from accounts import second_factor, sign_ins
 from accounts.attempts import one_attempt
-from accounts.errors import SignInLocked
+from accounts.errors import SecondFactorRequired, SignInLocked
 from accounts.models import Membership, User
 from audit.trail import address_of
 
@@ -20,6 +24,7 @@ class SignInSerializer(TokenObtainPairSerializer):
     """Username and password for a pair of tokens, and for which consumers they are good."""
 
     user: User
+    otp = serializers.CharField(required=False, max_length=64, write_only=True)
 
     @classmethod
     def get_token(cls, user: User) -> Token:  # type: ignore[override]
@@ -30,7 +35,10 @@ class SignInSerializer(TokenObtainPairSerializer):
         tokens: dict[str, Any]
         with one_attempt(username=attrs["username"], address=address_of(request)):
             try:
-                tokens = super().validate(attrs)
+                TokenObtainSerializer.validate(self, attrs)
+                self._ask_for_second_factor(attrs.get("otp"), address_of(request))
+                refresh = self.get_token(self.user)
+                tokens = {"refresh": str(refresh), "access": str(refresh.access_token)}  # type: ignore[attr-defined]
             except AuthenticationFailed as error:
                 if getattr(request, "axes_locked_out", False):
                     raise SignInLocked(retry_after=int(settings.AXES_COOLOFF_TIME.total_seconds())) from error
@@ -39,6 +47,14 @@ class SignInSerializer(TokenObtainPairSerializer):
             user_logged_in.send(sender=User, request=request, user=self.user)
         memberships = self.user.memberships.select_related("consumer").order_by("consumer__name", "id")
         return {**tokens, "consumers": ActsForSerializer(memberships, many=True).data}
+
+    def _ask_for_second_factor(self, code: str | None, address: str | None) -> None:
+        """After the password: who has it wrong learns nothing of a second factor."""
+        if not second_factor.is_asked_of(self.user):
+            return
+        if code is None:
+            raise SecondFactorRequired
+        second_factor.verify(self.user, code, address=address)
 
 
 class RenewSerializer(TokenRefreshSerializer):
@@ -67,6 +83,11 @@ class ActsForSerializer(serializers.ModelSerializer[Membership]):
 class CredentialsSerializer(serializers.Serializer[Any]):
     username = serializers.CharField()
     password = serializers.CharField(style={"input_type": "password"})
+    otp = serializers.CharField(
+        required=False,
+        max_length=64,
+        help_text="Of who has a second factor: a code of the app, or one on paper",
+    )
 
 
 class TokensSerializer(serializers.Serializer[Any]):

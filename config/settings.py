@@ -92,6 +92,8 @@ _CONSOLE_MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "django_otp.middleware.OTPMiddleware",
+    "accounts.second_factor_views.SecondFactorGate",
     "axes.middleware.AxesMiddleware",
 ]
 MIDDLEWARE = _SHARED_MIDDLEWARE if IS_GATEWAY else _CONSOLE_MIDDLEWARE
@@ -178,6 +180,9 @@ AXES_VERBOSE = False
 #: The gateway has no page to show to who is locked out; its view answers by itself. It takes no cookie for anybody's
 #: word, so there is nothing to forge.
 SILENCED_SYSTEM_CHECKS = ["axes.W002", "security.W003"] if IS_GATEWAY else []
+
+#: Whether super_admin, admin and finance must have a second factor. Whoever has set one up is always asked for it.
+SECOND_FACTOR_REQUIRED = env("SECOND_FACTOR_REQUIRED", "on") == "on"
 
 #: Peppers of the tag in an API key: ``{"1": "<hex>"}``. The highest number signs new keys; all of them are accepted.
 KEY_PEPPERS: dict[int, bytes] = {

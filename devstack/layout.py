@@ -133,6 +133,7 @@ class Surroundings:
             "SPOOL_DIR": str(private_folder(self.spool)),
             "AUDIT_ANCHOR_FILE": str(self.anchors),
             "UPSTREAM_ALLOWED_NETWORKS": self.upstream_networks,
+            "SECOND_FACTOR_REQUIRED": os.environ.get("SECOND_FACTOR_REQUIRED") or "off",
             "PROCESS": process,
             "PYTHONUNBUFFERED": "1",
             "SAMPLE_UPSTREAM_LOG": str(self.layout.upstream_log),

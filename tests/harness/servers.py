@@ -63,6 +63,7 @@ class TestRun:
             "SPOOL_DIR": str(self.folder / "spool"),
             "AUDIT_ANCHOR_FILE": str(self.folder / "audit-anchors"),
             "UPSTREAM_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
+            "SECOND_FACTOR_REQUIRED": "off",  # but where that is what is tested
             "DJANGO_SETTINGS_MODULE": "config.settings",
         }
 
