@@ -156,6 +156,7 @@ CELERY_BEAT_SCHEDULE = {
     },
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
     "resume-exports": {"task": "finance.tasks.resume_exports", "schedule": timedelta(minutes=1)},
+    "reconcile-books": {"task": "finance.tasks.reconcile_books", "schedule": timedelta(minutes=5)},
 }
 
 AUTH_USER_MODEL = "accounts.User"

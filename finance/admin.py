@@ -1,4 +1,4 @@
-"""Finance in the console: exports."""
+"""Finance in the console: exports and reconciliations."""
 
 import datetime as dt
 from functools import partial
@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.http import urlencode
 
@@ -18,8 +18,8 @@ from audit.audited_admin import ReadOnlyAdmin, actor_of
 from common import clock
 from finance import downloads, exports
 from finance.errors import DownloadRefused
-from finance.models import ExportJob
-from finance.tasks import run_export
+from finance.models import Difference, ExportJob, Reconciliation
+from finance.tasks import reconcile_books, run_export
 
 
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone
@@ -141,3 +141,54 @@ class ExportJobAdmin(ReadOnlyAdmin):
         except DownloadRefused as error:
             raise PermissionDenied from error
         return FileResponse(found.path.open("rb"), as_attachment=True, filename=found.name)
+
+
+class DifferenceInline(admin.TabularInline):  # type: ignore[type-arg] # generic in the stubs alone
+    model = Difference
+    fields = ("source", "month", "consumer", "service", "export", "ledger", "other", "cause")
+    readonly_fields = fields
+    can_delete = False
+    extra = 0
+    show_change_link = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Difference]:
+        # Looked up apart: a join would drop rows whose consumer is gone.
+        return super().get_queryset(request).prefetch_related("consumer", "service", "export")
+
+
+@admin.register(Reconciliation)
+class ReconciliationAdmin(ReadOnlyAdmin):
+    list_display = ("finished_at", "state", "found", "pairs", "counters_compared", "asked_by")
+    list_filter = ("finished_at", "counters_compared")
+    fields = (
+        "state",
+        "started_at",
+        "finished_at",
+        "months",
+        "pairs",
+        "found",
+        "counters_compared",
+        "asked_by",
+    )
+    inlines = (DifferenceInline,)
+    change_list_template = "finance/reconciliations.html"
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        may_reconcile = request.user.has_perm("finance.reconcile_books")
+        return super().changelist_view(request, {"may_reconcile": may_reconcile, **(extra_context or {})})
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.now_view)
+        return [path("now/", view, name="finance_reconciliation_now"), *super().get_urls()]
+
+    def now_view(self, request: HttpRequest) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not request.user.has_perm("finance.reconcile_books"):
+            raise PermissionDenied
+        reconcile_books.delay(actor_of(request))
+        self.message_user(request, "The books are being compared; this page shows the result in a moment.")
+        return HttpResponseRedirect(reverse("admin:finance_reconciliation_changelist"))

@@ -1,4 +1,4 @@
-"""What finance keeps: export jobs."""
+"""What finance keeps: export jobs, and what reconciliation found."""
 
 import datetime as dt
 import uuid
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from accounts.models import Consumer
+from catalog.models import Service
 from common import clock
 
 #: How long a finished file stays.
@@ -95,3 +97,77 @@ class ExportJob(models.Model):
         if changed:
             self.state = state
         return bool(changed)
+
+
+class Reconciliation(models.Model):
+    """One comparison of the books, all read at one position of the journals. Written once, when it ended."""
+
+    started_at = models.DateTimeField()
+    finished_at = models.DateTimeField(default=clock.now)
+    months = ArrayField(models.DateField())
+    pairs = models.BigIntegerField(help_text="Services and consumers compared, by month and currency.")
+    found = models.BigIntegerField(help_text="Differences.")
+    counters_compared = models.BooleanField(default=True, help_text="Whether Valkey answered.")
+    positions = models.JSONField(help_text="Per shard epoch:stream id:batch.")
+    asked_by = models.CharField(max_length=150)
+
+    class Meta:
+        db_table = "reconciliations"
+        ordering = ("-id",)
+        default_permissions = ("view",)
+        permissions = (("reconcile_books", "Can have the books reconciled"),)
+
+    def __str__(self) -> str:
+        return f"{self.finished_at:%Y-%m-%d %H:%M:%S} UTC: {self.state}"
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether everything was compared and nothing differed."""
+        return self.found == 0 and self.counters_compared
+
+    @property
+    def state(self) -> str:
+        """In one line."""
+        compared = "" if self.counters_compared else ", live counters could not be read"
+        differences = "no difference" if self.found == 0 else f"{self.found} differences"
+        return f"{differences} in {self.pairs} services and consumers{compared}"
+
+
+class Difference(models.Model):
+    """What one reconciliation found wrong: where, by how much, and why it is thought so."""
+
+    class Source(models.TextChoices):
+        """Which of the books is at fault."""
+
+        LEDGER = "ledger"
+        ROLLUP = "rollup"
+        PERIOD = "quota_period", "quota period"
+        COUNTER = "counter", "live counter"
+        EXPORT = "export"
+
+    reconciliation = models.ForeignKey(Reconciliation, on_delete=models.CASCADE, related_name="differences")
+    source = models.CharField(max_length=20, choices=Source)
+    month = models.DateField(null=True, blank=True)
+    consumer = models.ForeignKey(
+        Consumer, on_delete=models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
+    )
+    service = models.ForeignKey(
+        Service, on_delete=models.CASCADE, null=True, blank=True, related_name="+", db_constraint=False
+    )
+    export = models.ForeignKey(ExportJob, on_delete=models.CASCADE, null=True, blank=True, related_name="+")
+    ledger = models.JSONField(default=dict, help_text="What the ledger says; amounts as text.")
+    other = models.JSONField(default=dict, help_text="What the other book says.")
+    cause = models.TextField()
+
+    class Meta:
+        db_table = "reconciliation_differences"
+        ordering = ("id",)
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.cause}"
+
+    @property
+    def subject(self) -> tuple[Any, ...]:
+        """Two differences about the same thing have the same."""
+        return self.source, self.month, self.consumer_id, self.service_id, self.export_id

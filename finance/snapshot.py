@@ -78,7 +78,7 @@ class Snapshot:
                 for (service, consumer, currency), (rows, tokens, amount) in by_pair.items()
             ],
             price_versions=self._price_versions(by_version),
-            positions=self._positions(),
+            positions=positions(self._connection),
         )  # fmt: skip
 
     def _price_versions(self, rows_of: dict[str, int]) -> list[dict[str, Any]]:
@@ -94,25 +94,35 @@ class Snapshot:
                 for id_, service, pricing, effective_from in cursor.fetchall()
             ]  # fmt: skip
 
-    def _positions(self) -> dict[str, str]:
-        with self._connection.cursor() as cursor:
-            cursor.execute("SELECT shard, epoch, last_id, batch FROM journal_positions ORDER BY shard")
-            return {str(shard): f"{epoch}:{last}:{batch}" for shard, epoch, last, batch in cursor.fetchall()}
-
 
 @contextmanager
-def snapshot(job: ExportJob) -> Iterator[Snapshot]:
+def one_moment() -> Iterator[BaseDatabaseWrapper]:
     """A database session of its own, in one read-only transaction that sees one moment."""
     other = connection.copy()
     try:
         with other.cursor() as cursor:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield other
+    finally:
+        other.close()
+
+
+@contextmanager
+def snapshot(job: ExportJob) -> Iterator[Snapshot]:
+    """The ledger for one job."""
+    with one_moment() as other:
+        with other.cursor() as cursor:
             # In order of the primary key, and names looked up by row: a sort of ten million rows takes a minute.
             cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
             cursor.execute("SET LOCAL enable_sort = off; SET LOCAL jit = off")
         yield Snapshot(other, job)
-    finally:
-        other.close()
+
+
+def positions(other: BaseDatabaseWrapper) -> dict[str, str]:
+    """How far every shard's journal is in this moment's ledger: ``epoch:stream id:batch``."""
+    with other.cursor() as cursor:
+        cursor.execute("SELECT shard, epoch, last_id, batch FROM journal_positions ORDER BY shard")
+        return {str(shard): f"{epoch}:{last}:{batch}" for shard, epoch, last, batch in cursor.fetchall()}
 
 
 class Lines:

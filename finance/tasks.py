@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from finance import exports
+from finance import exports, reconciliation
 from finance.models import ExportJob
 
 
@@ -18,3 +18,10 @@ def resume_exports() -> None:
     for job_id in ExportJob.objects.unfinished().values_list("id", flat=True):
         run_export.delay(str(job_id))
     exports.expire()
+
+
+@shared_task
+def reconcile_books(asked_by: str = "beat") -> None:
+    """Compare ledger, rollups, counters and the last export."""
+    reconciliation.reconcile(asked_by=asked_by)
+    reconciliation.forget()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from django.db import connection
 
 from common import clock
 from metering import shards, valkey
@@ -29,6 +30,7 @@ PATIENCE = 10.0
 BETWEEN_LOOKS = 1.0
 #: Counters read in one call of the script.
 CHUNK = 500
+_LOCK = 0x73796E63
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _READ = (_SCRIPTS / "read_counters.lua").read_text()
@@ -70,7 +72,20 @@ class Drift:
 
 
 def sync_quotas() -> list[QuotaDrift]:
-    """Compare every counter of this month with the ledger twice, and heal what differs both times."""
+    """Compare every counter of this month with the ledger twice, and heal what differs both times.
+
+    One at a time: two that heal the same difference would heal it twice.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s, 0)", [_LOCK])
+    try:
+        return _sync_quotas()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s, 0)", [_LOCK])
+
+
+def _sync_quotas() -> list[QuotaDrift]:
     client = valkey.connect()
     try:
         first = _look(client, _counters())

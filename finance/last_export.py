@@ -1,0 +1,100 @@
+"""The last export against the ledger: the file is the one that was written, and its sums are what was there then.
+
+Rows that drains wrote after the export's position are left out; the outbox names them.
+"""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from common.money import ZERO, plain
+from finance import exports, manifests
+from finance.models import Difference, ExportJob
+
+_SUMS = """
+    WITH place_then AS (
+        SELECT shard::int AS shard, split_part(place, ':', 3)::bigint AS batch
+        FROM jsonb_each_text(%(positions)s::jsonb) AS t (shard, place)
+    ), later AS (
+        SELECT unnest(b.record_ids) AS id FROM journal_batches b LEFT JOIN place_then USING (shard)
+        WHERE b.number > coalesce(place_then.batch, 0)
+    )
+    SELECT r.service_id, r.consumer_id, r.currency, sum(r.total_tokens), sum(r.cost_amount) FROM usage_records r
+    WHERE r."timestamp" >= %(start)s AND r."timestamp" < %(end)s
+        AND (%(consumer)s::uuid IS NULL OR r.consumer_id = %(consumer)s::uuid)
+        AND NOT EXISTS (SELECT FROM later WHERE later.id = r.id)
+    GROUP BY 1, 2, 3
+"""
+
+_Sums = dict[tuple[str, str, str], tuple[int, Decimal]]
+
+
+def compare(moment: BaseDatabaseWrapper) -> list[Difference]:
+    """What is wrong with the last export that is still kept, not saved."""
+    done = ExportJob.objects.filter(state=ExportJob.State.DONE)
+    job = done.order_by("-finished_at", "-id").first()
+    if job is None or job.manifest is None:
+        return []
+    return _file(job) + _sums(moment, job, job.manifest)
+
+
+def _file(job: ExportJob) -> list[Difference]:
+    file, expected = exports.file_of(job), (job.manifest or {})["sha256"]
+    try:
+        found = "no file" if file is None else manifests.sha256(file)
+    except OSError as error:
+        found = f"no file: {error.strerror}"
+    if found == expected:
+        return []
+    cause = f"the file {job.id} is not the one that was written"
+    return [_difference(job, cause=cause, ledger={"sha256": expected}, other={"sha256": found})]
+
+
+def _sums(moment: BaseDatabaseWrapper, job: ExportJob, manifest: dict[str, Any]) -> list[Difference]:
+    ledger, exported = _ledger(moment, job, manifest), _exported(manifest)
+    nothing = (0, ZERO)
+    return [
+        _difference(
+            job,
+            cause=f"the ledger differs from what was exported at its position ({pair[2]})",
+            service_id=pair[0],
+            consumer_id=pair[1],
+            ledger=_told(ledger.get(pair, nothing)),
+            other=_told(exported.get(pair, nothing)),
+        )
+        for pair in sorted(ledger.keys() | exported.keys())
+        if ledger.get(pair, nothing) != exported.get(pair, nothing)
+    ]
+
+
+def _ledger(moment: BaseDatabaseWrapper, job: ExportJob, manifest: dict[str, Any]) -> _Sums:
+    positions = json.dumps(manifest["positions"])
+    values: dict[str, Any] = {
+        "positions": positions,
+        "start": job.start,
+        "end": job.end,
+        "consumer": job.consumer_id,
+    }
+    with moment.cursor() as cursor:
+        cursor.execute(_SUMS, values)
+        return {
+            (str(service), str(consumer), currency): (int(tokens), cost)
+            for service, consumer, currency, tokens, cost in cursor.fetchall()
+        }
+
+
+def _exported(manifest: dict[str, Any]) -> _Sums:
+    return {
+        (row["service_id"], row["consumer_id"], row["currency"]): (row["tokens"], Decimal(row["cost"]))
+        for row in manifest["sums"]
+    }
+
+
+def _told(sums: tuple[int, Decimal]) -> dict[str, Any]:
+    return {"tokens": sums[0], "cost": plain(sums[1])}
+
+
+def _difference(job: ExportJob, **fields: Any) -> Difference:
+    return Difference(source=Difference.Source.EXPORT, export=job, **fields)

@@ -1,0 +1,156 @@
+"""Reconciliation: journal + ledger = rollups = quota periods = live counters = last export, by service and consumer.
+
+Live counters are compared by ``quotas.sync``, at one position of the journal, and healed there; what it found since the
+last time is a difference here. Everything else is read in one moment of the database.
+"""
+
+import datetime as dt
+import logging
+import smtplib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from django.conf import settings
+from django.core.mail import send_mail
+from django.db import connection, transaction
+
+from accounts.models import User
+from common import clock
+from finance import books, last_export
+from finance.models import Difference, Reconciliation
+from finance.snapshot import one_moment, positions
+from metering.models import ClosedMonth
+from quotas import sync
+from quotas.models import QuotaDrift
+
+log = logging.getLogger(__name__)
+
+#: How long reconciliations that found nothing are kept.
+KEPT = dt.timedelta(days=30)
+_LOCK = 0x7265636F
+_FINANCE = "finance"
+
+
+def reconcile(*, asked_by: str, months: list[dt.date] | None = None) -> Reconciliation | None:
+    """Compare the books of these months, or of those that are open now; None where somebody else is at it."""
+    with _alone() as is_alone:
+        if not is_alone:
+            return None
+        done, differences = _compare(months or open_months(), asked_by)
+    _alert(done, differences)
+    return done
+
+
+def open_months() -> list[dt.date]:
+    """This month, and the last one until it is closed."""
+    this = clock.month_of(clock.now())
+    last = clock.month_of(clock.month_start(this) - dt.timedelta(days=1))
+    return [this] if ClosedMonth.objects.filter(month=last).exists() else [last, this]
+
+
+def latest() -> Reconciliation | None:
+    """The last reconciliation that ended."""
+    return Reconciliation.objects.order_by("-id").first()
+
+
+def forget() -> None:
+    """Remove old reconciliations that found nothing."""
+    Reconciliation.objects.filter(found=0, finished_at__lt=clock.now() - KEPT).delete()
+
+
+def _compare(months: list[dt.date], asked_by: str) -> tuple[Reconciliation, list[Difference]]:
+    started_at = clock.now()
+    counters_compared = _sync()
+    with one_moment() as moment:
+        pairs, differences = books.compare(moment, months)
+        differences += last_export.compare(moment)
+        at = positions(moment)
+    with transaction.atomic():
+        differences += _drifts()
+        done = Reconciliation.objects.create(
+            started_at=started_at,
+            months=months,
+            pairs=pairs,
+            found=len(differences),
+            counters_compared=counters_compared,
+            positions=at,
+            asked_by=asked_by,
+        )
+        for difference in differences:
+            difference.reconciliation = done
+        Difference.objects.bulk_create(differences)
+    return done, differences
+
+
+def _sync() -> bool:
+    """Compare live counters; False where Valkey did not answer."""
+    try:
+        sync.sync_quotas()
+    except redis.RedisError as error:
+        log.warning("live counters could not be compared: %s", type(error).__name__)
+        return False
+    return True
+
+
+def _drifts() -> list[Difference]:
+    """What the comparison of counters found since the last reconciliation, whoever asked for it."""
+    before = latest()
+    drifts = QuotaDrift.objects.order_by("id")
+    if before is not None:
+        drifts = drifts.filter(found_at__gt=before.finished_at)
+    return [
+        Difference(
+            source=Difference.Source.COUNTER,
+            month=drift.month,
+            consumer_id=drift.consumer_id,
+            service_id=drift.service_id,
+            ledger={"tokens": drift.ledger},
+            other={"tokens": drift.counter},
+            cause=f"{drift.reason}; " + ("healed" if drift.healed else "not healed"),
+        )
+        for drift in drifts
+    ]
+
+
+def _alert(done: Reconciliation, differences: list[Difference]) -> None:
+    """Tell the log of everything, and finance by e-mail of what the last reconciliation did not find yet."""
+    for difference in differences:
+        log.error("reconciliation: %s", difference)
+    known = {
+        difference.subject
+        for difference in Difference.objects.filter(reconciliation=_before(done)).select_related(None)
+    }
+    fresh = [difference for difference in differences if difference.subject not in known]
+    if fresh:
+        _write_to_finance(done, fresh)
+
+
+def _before(done: Reconciliation) -> Reconciliation | None:
+    return Reconciliation.objects.filter(id__lt=done.id).order_by("-id").first()
+
+
+def _write_to_finance(done: Reconciliation, fresh: list[Difference]) -> None:
+    people = User.objects.filter(is_active=True, groups__name=_FINANCE).exclude(email="")
+    addresses = list(people.values_list("email", flat=True))
+    if not addresses:
+        return
+    lines = [f"{difference.get_source_display()}: {difference.cause}" for difference in fresh[:50]]
+    text = "\n".join([f"Reconciliation of {done}", "", *lines, "", settings.CONSOLE_URL])
+    try:
+        send_mail(f"{len(fresh)} differences in the books", text, None, addresses)
+    except (smtplib.SMTPException, OSError) as error:
+        log.warning("finance could not be written to: %s", type(error).__name__)
+
+
+@contextmanager
+def _alone() -> Iterator[bool]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, 0)", [_LOCK])
+        is_alone = bool(cursor.fetchone()[0])
+    try:
+        yield is_alone
+    finally:
+        if is_alone:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s, 0)", [_LOCK])

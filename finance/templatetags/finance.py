@@ -1,0 +1,16 @@
+"""What pages of the console show of finance."""
+
+from typing import Any
+
+from django import template
+
+from finance import reconciliation
+
+register = template.Library()
+
+
+@register.inclusion_tag("finance/reconciliation_line.html", takes_context=True)
+def reconciliation_line(context: dict[str, Any]) -> dict[str, Any]:
+    """The state of the books in one line, for whoever may see reconciliations."""
+    may_view = context["request"].user.has_perm("finance.view_reconciliation")
+    return {"may_view": may_view, "latest": reconciliation.latest() if may_view else None}
