@@ -13,7 +13,7 @@ from audit import trail
 from catalog.models import Service, Tier
 from common import clock
 from consumption.models import IdempotencyClaim
-from finance.models import ExportJob
+from finance.models import ExportJob, Reconciliation
 from keys.models import KeyNotice
 from metering.models import QuotaPeriod, UsageRollup
 from policy.models import Policy, PolicyViolation
@@ -86,6 +86,10 @@ class Other:
             end=now,
             ordered_by="a test",
         )
+        look = Reconciliation.objects.create(
+            started_at=now, months=[now.date()], pairs=1, found=1, positions={}, asked_by="a test"
+        )
+        look.differences.create(source="ledger", consumer=self.consumer, service=self.hidden, cause="a test")
 
     def is_whole(self) -> None:
         """Fails for a table of consumers that has no row of this one: it must be filled above first."""
