@@ -12,7 +12,7 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 
 from accounts import second_factor
-from accounts.models import Consumer, ConsumerBudget, Membership, User
+from accounts.models import Consumer, ConsumerBudget, ExternalIdentity, Membership, User
 from accounts.roles import permissions_of
 from accounts.suspension import reactivate_consumer, suspend_consumer
 from audit import trail
@@ -28,6 +28,11 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg] # generic
     extra = 0
 
 
+class IdentityInline(admin.TabularInline):  # type: ignore[type-arg] # generic in the stubs alone
+    model = ExternalIdentity
+    extra = 0
+
+
 @admin.register(User)
 class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
     """Roles give power over the marketplace, so only who may change roles gives them, or touches who has them."""
@@ -35,7 +40,7 @@ class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
     list_display = ("username", "email", "full_name", "roles", "is_staff", "is_active", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser", "groups")
     search_fields = ("username", "email", "first_name", "last_name")
-    inlines = (MembershipInline,)
+    inlines = (MembershipInline, IdentityInline)
     actions = ("reset_second_factor",)
 
     def has_reset_second_factor_permission(self, request: HttpRequest) -> bool:

@@ -9,6 +9,7 @@ from rest_framework.request import Request
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.tokens import Token
 
+from accounts import openid
 from accounts.acting import Member, acting_membership
 from accounts.models import User
 from accounts.sign_ins import has_ended
@@ -17,21 +18,34 @@ CONSUMER_HEADER = "X-Consumer-Id"
 
 
 class MemberAuthentication(JWTAuthentication):
-    """``request.user`` is the ``Member`` who acts, ``request.auth`` the token.
+    """``request.user`` is the ``Member`` who acts, ``request.auth`` the token where it is ours.
 
     Who belongs to several consumers names one in the header ``X-Consumer-Id``.
     """
 
-    def authenticate(self, request: Request) -> tuple[Member, Token] | None:  # type: ignore[override]
-        found = super().authenticate(request)
+    def authenticate(self, request: Request) -> tuple[Member, Token | None] | None:  # type: ignore[override]
+        found = self._person(request)
         if found is None:
             return None
         user, token = found
-        if has_ended(token):
-            raise AuthenticationFailed
-        membership = acting_membership(cast(User, user), request.headers.get(CONSUMER_HEADER))
+        membership = acting_membership(user, request.headers.get(CONSUMER_HEADER))
         member = Member(consumer_id=membership.consumer_id, actor=user.get_username(), membership=membership)
         return member, token
+
+    def _person(self, request: Request) -> tuple[User, Token | None] | None:
+        """By a token of ours, or of an OpenID provider."""
+        header = self.get_header(request)
+        raw = None if header is None else self.get_raw_token(header)
+        if raw is None:
+            return None
+        text = raw.decode("latin-1")
+        if (provider := openid.provider_of(text)) is not None:
+            return openid.user_of(text, provider), None
+        token = self.get_validated_token(raw)
+        user = cast(User, self.get_user(token))
+        if has_ended(token):
+            raise AuthenticationFailed
+        return user, token
 
 
 class MemberScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -45,6 +59,6 @@ class MemberScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": "A person's token, from `POST /api/v1/token`. Who belongs to several consumers "
-            f"names one in the header `{CONSUMER_HEADER}`.",
+            "description": "A person's token, from `POST /api/v1/token` or their OpenID provider. Who belongs to "
+            f"several consumers names one in the header `{CONSUMER_HEADER}`.",
         }

@@ -70,6 +70,22 @@ class Membership(models.Model):
         return self.role in {self.Role.OWNER, self.Role.DEVELOPER}
 
 
+class ExternalIdentity(models.Model):
+    """A person as an OpenID provider names them: ``iss`` and ``sub`` of its tokens."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="identities")
+    issuer = models.CharField(max_length=255, help_text="As in OPENID_PROVIDERS.")
+    subject = models.CharField(max_length=255)
+
+    class Meta:
+        db_table = "external_identities"
+        verbose_name_plural = "external identities"
+        constraints = (models.UniqueConstraint(fields=("issuer", "subject"), name="one_person_per_identity"),)
+
+    def __str__(self) -> str:
+        return f"{self.subject} of {self.issuer}"
+
+
 class ConsumerBudget(models.Model):
     """Money that all calls of a consumer may cost in a UTC day or month, at services of one currency."""
 

@@ -185,6 +185,9 @@ SILENCED_SYSTEM_CHECKS = ["axes.W002", "security.W003"] if IS_GATEWAY else []
 #: Whether super_admin, admin and finance must have a second factor. Whoever has set one up is always asked for it.
 SECOND_FACTOR_REQUIRED = env("SECOND_FACTOR_REQUIRED", "on") == "on"
 
+#: Whose tokens people may bring instead of ours: ``{"<issuer>": {"audience": "…", "jwks_url": "https://…"}}``.
+OPENID_PROVIDERS: dict[str, dict[str, str]] = json.loads(env("OPENID_PROVIDERS", "{}"))
+
 #: Peppers of the tag in an API key: ``{"1": "<hex>"}``. The highest number signs new keys; all of them are accepted.
 KEY_PEPPERS: dict[int, bytes] = {
     int(number): bytes.fromhex(pepper)
