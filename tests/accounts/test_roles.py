@@ -68,6 +68,7 @@ def test_an_admin_cannot_make_anybody_powerful() -> None:
             "is_staff": "on", "is_superuser": "on", "groups": [str(admin_group.pk)],
             "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00",
             "memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0,
+            "identities-TOTAL_FORMS": 0, "identities-INITIAL_FORMS": 0,
         },
     )  # fmt: skip
     person.refresh_from_db()
@@ -102,6 +103,7 @@ def test_a_super_admin_gives_roles_and_the_trail_tells_of_it() -> None:
             "username": person.username, "is_active": "on", "is_staff": "on", "groups": [str(finance.pk)],
             "date_joined_0": f"{person.date_joined:%Y-%m-%d}", "date_joined_1": f"{person.date_joined:%H:%M:%S}",
             "memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0,
+            "identities-TOTAL_FORMS": 0, "identities-INITIAL_FORMS": 0,
         },
     )  # fmt: skip
     assert [group.name for group in User.objects.get(pk=person.pk).groups.all()] == ["finance"]

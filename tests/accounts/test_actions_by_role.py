@@ -1,0 +1,97 @@
+"""Every action of every page of the console, in every role: what it may do, and that a refusal changes nothing."""
+
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.db.models import Model
+from django.test import RequestFactory
+from django.urls import reverse
+
+from accounts.models import ConsumerBudget, User
+from accounts.roles import ROLES
+from finance.exports import order
+from metering.models import DeadLetter
+from tests.console import console, operator
+from tests.factories import make_consumer, make_entitlement, make_key, make_member
+from tests.foreign.rows import every_row
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.console_urls")]
+
+OF_AN_ADMIN = {
+    "accounts.consumer:suspend", "accounts.consumer:reactivate", "accounts.consumerbudget:delete_selected",
+    "accounts.membership:delete_selected", "catalog.entitlement:delete_selected", "keys.apikey:revoke",
+    "metering.deadletter:retry", "policy.policy:delete_selected",
+}  # fmt: skip
+#: What each role may do to many rows at once, in the apps that are ours.
+MAY: dict[str, set[str]] = {
+    "super_admin": OF_AN_ADMIN
+    | {
+        "accounts.user:delete_selected",
+        "accounts.user:reset_second_factor",
+        "auth.group:delete_selected",
+        "finance.exportjob:cancel",
+    },
+    "admin": OF_AN_ADMIN,
+    "approver": set(),
+    "finance": {"finance.exportjob:cancel"},
+    "viewer": set(),
+    "service_account": set(),
+}
+
+
+def actions_of(person: User | None) -> set[str]:
+    """All actions there are; with a person, those that the console offers them."""
+    request: Any = RequestFactory().get("/")
+    request.user = person
+    found = set()
+    for model, page in admin.site._registry.items():
+        if person is not None and not page.has_view_permission(request):
+            continue  # the list itself is refused, and with it what could be done on it
+        every = [name for _, name, _ in page._get_base_actions()]  # type: ignore[attr-defined]
+        names = every if person is None else page.get_actions(request)
+        found |= {f"{model._meta.label_lower}:{name}" for name in names}
+    return found
+
+
+@pytest.fixture
+def rows() -> dict[type[Model], Model]:
+    """Something for every action of ours to do."""
+    key, _ = make_key()
+    make_entitlement()
+    make_member()
+    ConsumerBudget.objects.create(consumer=make_consumer(), amount=1, currency="USD", period="day")
+    moment = key.created_at
+    order(format="csv", start=moment.replace(year=2025), end=moment, actor="a test")
+    DeadLetter.objects.create(shard=0, epoch=1, stream_id="1-0", reason="unreadable", entry=b"{}")
+    return {
+        model: row
+        for model in admin.site._registry
+        if (row := model._default_manager.order_by("pk").first()) is not None
+    }
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_what_the_table_says_and_a_refusal_changes_nothing(
+    role: str, rows: dict[type[Model], Model]
+) -> None:
+    person = operator(role)
+    ours = {app.label for app in apps.get_app_configs() if not app.name.startswith("django_celery")} - {
+        "axes"
+    }
+    offered = {action for action in actions_of(person) if action.partition(".")[0] in ours}
+    assert offered == MAY[role]
+
+    client = console(person)
+    client.get("/")  # so that the session has its row
+    before = every_row()
+    for action in sorted(actions_of(None) - actions_of(person)):
+        label, _, name = action.partition(":")
+        row = rows.get(apps.get_model(label))
+        if row is None:
+            continue
+        url = reverse(f"admin:{label.replace('.', '_')}_changelist")
+        answer = client.post(url, {"action": name, "_selected_action": [row.pk], "post": "yes"})
+        assert answer.status_code in {200, 302, 403}, action
+        assert every_row() == before, action
