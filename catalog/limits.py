@@ -33,6 +33,20 @@ class Limits:
         return [(getattr(self, name), getattr(other, name)) for name in self.__slots__]
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Limits that an entitlement sets. ``own_tier``: the tier in force is the entitlement's.
+
+    Where it is a lower one, that the key was issued for, an override is no way past that.
+    """
+
+    limits: Limits
+    own_tier: bool
+
+    def applied_to(self, tier: Limits) -> Limits:
+        return tier.overridden(self.limits) if self.own_tier else tier.capped(self.limits)
+
+
 class LimitFields(BudgetFields):
     """Columns of the limits beside requests per second and tokens per month, which every table words for itself."""
 

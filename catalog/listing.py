@@ -55,9 +55,14 @@ def entitlement_of(caller: Caller, service_id: uuid.UUID) -> Entitlement:
 
 
 def apply_tier_of(caller: Caller, entitlements: Iterable[Entitlement]) -> None:
-    """The entitlement rules, and a key may have been issued for less. Saves nothing."""
-    if caller.tier is None:
-        return
-    tier = Tier.objects.get(name=caller.tier)
+    """The entitlement rules, and a key may have been issued for less. Saves nothing.
+
+    Sets ``tier``, and ``in_force``: the limits that hold at it.
+    """
+    issued_for = None if caller.tier is None else Tier.objects.get(name=caller.tier)
     for entitlement in entitlements:
-        entitlement.tier = min(entitlement.tier, tier, key=lambda each: each.rank)
+        tier = entitlement.tier
+        if issued_for is not None:
+            tier = min(tier, issued_for, key=lambda each: each.rank)
+        entitlement.in_force = entitlement.limits_at(tier)
+        entitlement.tier = tier

@@ -13,7 +13,7 @@ from accounts.budgets import whole_budget_or_none
 from accounts.models import Consumer
 from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
-from catalog.limits import LimitFields, Limits
+from catalog.limits import LimitFields, Limits, Override
 from catalog.pricing import parse_pricing
 from common import clock
 from common.sealing import Unsealable
@@ -349,6 +349,9 @@ class PriceVersion(models.Model):
 class Entitlement(LimitFields):
     """A consumer may call a service, at a tier. Limits that are set here hold instead of the tier's."""
 
+    #: Limits that hold for the caller whom ``catalog.listing`` found it for.
+    in_force: Limits
+
     consumer = models.ForeignKey(Consumer, on_delete=models.CASCADE, related_name="entitlements")
     service = models.ForeignKey(Service, on_delete=models.CASCADE, related_name="entitlements")
     tier = models.ForeignKey(Tier, on_delete=models.PROTECT, db_column="tier")
@@ -372,4 +375,8 @@ class Entitlement(LimitFields):
     @property
     def limits(self) -> Limits:
         """The tier's, but for what is set here."""
-        return self.tier.own_limits.overridden(self.own_limits)
+        return self.limits_at(self.tier)
+
+    def limits_at(self, tier: Tier) -> Limits:
+        """What holds for calls at ``tier``: the entitlement's own, or a lower one that a key was issued for."""
+        return Override(self.own_limits, tier.pk == self.tier_id).applied_to(tier.own_limits)

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from catalog.models import Entitlement, Service, Tier
+from catalog.models import Entitlement, Service
 from catalog.pricing import parse_pricing
 from catalog.rendering import json_number
 
@@ -38,19 +38,16 @@ class PricingSerializer(serializers.Serializer[Any]):
         return shown
 
 
-class LimitsSerializer(serializers.ModelSerializer[Tier]):
+class LimitsSerializer(serializers.Serializer[Entitlement]):
     """0 forbids, null is unlimited."""
 
-    tier = serializers.CharField(source="name")
-
-    class Meta:
-        model = Tier
-        fields = ("tier", "requests_per_second", "tokens_per_month")
-        read_only_fields = fields
+    tier = serializers.CharField(source="tier.name")
+    requests_per_second = serializers.IntegerField(source="in_force.requests_per_second", allow_null=True)
+    tokens_per_month = serializers.IntegerField(source="in_force.tokens_per_month", allow_null=True)
 
 
 class OfferSerializer(serializers.ModelSerializer[Entitlement]):
-    """A service that the caller may call, at the price in force and within the limits of its tier."""
+    """A service that the caller may call, at the price in force and within the limits in force."""
 
     id = serializers.UUIDField(source="service_id")
     name = serializers.CharField()
@@ -61,7 +58,7 @@ class OfferSerializer(serializers.ModelSerializer[Entitlement]):
     region = serializers.CharField(source="service.region")
     pricing = PricingSerializer(source="price", allow_null=True)
     sla = serializers.DictField(source="service.sla", child=serializers.FloatField())
-    limits = LimitsSerializer(source="tier")
+    limits = LimitsSerializer(source="*")
     default_max_tokens = serializers.IntegerField(source="service.default_max_tokens")
 
     class Meta:

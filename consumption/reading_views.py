@@ -39,12 +39,13 @@ class QuotaView(APIView):
     def get(self, request: Request, service_id: uuid.UUID) -> Response:
         """Tokens used and left in the current UTC month, of the tier in force for this caller."""
         caller = caller_of(request)
-        tier = entitlement_of(caller, service_id).tier
-        quota = quota_now(consumer_id=caller.consumer_id, service_id=service_id, limit=tier.tokens_per_month)
+        entitlement = entitlement_of(caller, service_id)
+        limit = entitlement.in_force.tokens_per_month
+        quota = quota_now(consumer_id=caller.consumer_id, service_id=service_id, limit=limit)
         document = {
             "service_id": service_id,
             "consumer_id": caller.consumer_id,
-            "tier": tier.name,
+            "tier": entitlement.tier.name,
             "used_tokens": quota.used,
             "total_tokens": quota.limit,
             "remaining_tokens": quota.remaining,

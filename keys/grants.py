@@ -6,7 +6,7 @@ from typing import Any
 
 from accounts.budgets import Budget
 from accounts.models import Consumer, ConsumerBudget
-from catalog.limits import Limits
+from catalog.limits import Limits, Override
 from catalog.models import Entitlement
 from common import clock
 from common.networks import Network, parse_network, within
@@ -27,20 +27,6 @@ class KeyLimits:
     concurrent_requests: int | None = None
     tokens_per_minute: int | None = None
     budget: Budget | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """Limits that an entitlement sets. ``own_tier``: the tier in force is the entitlement's.
-
-    Where it is a lower one, that the key was issued for, an override is no way past that.
-    """
-
-    limits: Limits
-    own_tier: bool
-
-    def applied_to(self, tier: Limits) -> Limits:
-        return tier.overridden(self.limits) if self.own_tier else tier.capped(self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +53,7 @@ class Grant:
     networks: tuple[Network, ...] | None
     testing: bool
     limits: KeyLimits
-    overrides: dict[uuid.UUID, "Override"] = field(default_factory=dict)
+    overrides: dict[uuid.UUID, Override] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
     #: What a gateway made of it for a service, so as not to make it anew for every call.
     remembered: dict[uuid.UUID, Any] = field(default_factory=dict, init=False, compare=False, repr=False)

@@ -10,7 +10,7 @@ import pytest
 import redis
 from django.conf import settings
 
-from catalog.models import Service, Tier
+from catalog.models import Entitlement, Service, Tier
 from common import clock
 from consumption import quota_reading
 from keys.models import ApiKey
@@ -102,6 +102,23 @@ def test_a_key_reads_the_limit_of_its_own_tier_and_a_person_that_of_the_entitlem
     person = signed_in(make_member(key.consumer).user)
     assert with_key(text).get(quota(key.service_id)).json()["total_tokens"] == 100_000
     assert person.get(quota(key.service_id)).json()["total_tokens"] == 10_000_000
+
+
+def test_what_the_entitlement_sets_holds_and_is_no_way_past_a_lower_tier_of_a_key() -> None:
+    consumer, service = make_consumer(), make_service()
+    Entitlement.objects.create(
+        consumer=consumer, service=service, tier=make_tier("premium"), tokens_per_month=20_000_000
+    )
+    person = signed_in(make_member(consumer).user)
+    of_the_tier, lower = (make_key(consumer, service, tier=tier)[1] for tier in ("premium", "basic"))
+    asked = (person, with_key(of_the_tier), with_key(lower))
+    assert [each.get(quota(service.id)).json()["total_tokens"] for each in asked] == [20_000_000] * 2 + [
+        100_000
+    ]
+    Entitlement.objects.update(tokens_per_month=50_000)
+    assert [each.get(quota(service.id)).json()["total_tokens"] for each in asked] == [50_000] * 3
+    listed = person.get(f"/api/v1/services/{service.id}").json()["limits"]
+    assert listed == {"tier": "premium", "requests_per_second": 100, "tokens_per_month": 50_000}
 
 
 def test_without_a_counter_the_ledger_answers() -> None:
