@@ -35,12 +35,19 @@ NOT_PASSED_ON = (
 )
 
 
+def three_ports() -> int:
+    """The first of three free ports in a row: gateway, console and sample upstream."""
+    return next(
+        port for port in iter(free_port, None) if all(is_free(port + further) for further in range(3))
+    )
+
+
 class Run:
     """A supervisor with a stub for an application."""
 
     def __init__(self, folder: Path, command: list[str] | None = None, **more: str) -> None:
         self.var = folder / "var"
-        self.port = free_port()
+        self.port = three_ports()
         self.output = folder / "output"
         # A copy, so that nothing it leaves is left in the checkout.
         stub = shutil.copytree(STUB, folder / "stub", dirs_exist_ok=True) if not command else STUB

@@ -1,6 +1,7 @@
 """Killing things under load: every call the upstream answered is in the ledger, once, with its tokens."""
 
 import threading
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ class Load:
     def call(self, number: int) -> None:
         body = {"prompt": f"Question {number}: " + "why " * (number % 17), "max_tokens": 40}
         try:
-            answer = self._session().post(self._url, json=body, headers=self._headers, timeout=20)
+            answer = self._answer(body)
         except requests.RequestException:
             self.statuses[0] += 1
             return
@@ -43,6 +44,15 @@ class Load:
         if answer.status_code == 200:
             document = answer.json()
             self.succeeded[document["request_id"]] = document
+
+    def _answer(self, body: dict[str, Any]) -> requests.Response:
+        """As the official clients do, a call that was refused before anything was done is made again."""
+        for _ in range(5):
+            answer = self._session().post(self._url, json=body, headers=self._headers, timeout=20)
+            if answer.status_code != 503 or "x-should-retry" in answer.headers:
+                break
+            time.sleep(0.05)
+        return answer
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
