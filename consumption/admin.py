@@ -5,6 +5,7 @@ from typing import Any
 
 import redis
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -76,6 +77,8 @@ class ServiceUpstreamAdmin(ReadOnlyAdmin):
         return changelist
 
     def change_view(self, request: HttpRequest, object_id: str, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         return HttpResponseRedirect(reverse("admin:catalog_service_change", args=[object_id]))
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -159,6 +159,14 @@ async def test_without_a_named_cap_a_call_gets_what_remains(admission: Admission
     assert await counters(admission) == (60, 0)
 
 
+@pytest.fixture
+def patient(admission: Admission, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for sums has time: two hundred at once may wait longer for the processor than callers would."""
+    monkeypatch.setattr("quotas.admission.ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr(admission._line, "_timeout", 20.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_two_hundred_at_once_never_overspend_and_waste_nothing(admission: Admission) -> None:
     """Demand is ten times the limit; every token of it is granted and not one more."""
     granted = 0
