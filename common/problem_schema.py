@@ -25,6 +25,11 @@ _MEANINGS = {
 }
 
 
+def meaning_of(status: int) -> str:
+    """What a status tells, in a sentence."""
+    return _MEANINGS[status]
+
+
 class FieldProblemSerializer(serializers.Serializer[Any]):
     """Which field is not valid, and a stable code for what is wrong with it."""
 

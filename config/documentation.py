@@ -12,6 +12,8 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSpli
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from consumption.dialect_schema import PAID
+
 #: Swagger UI sets styles from its script and draws its icons from data URLs.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -33,8 +35,9 @@ class OpenApiView(SpectacularJSONAPIView):
 def document() -> dict[str, Any]:
     """The OpenAPI document. Making it takes 0.1 s, which the gateway's core has better use for than once a visit."""
     made: dict[str, Any] = SchemaGenerator(urlconf="config.urls").get_schema(public=True)  # type: ignore[no-untyped-call]
-    # Its fields may each be left out, and its body not.
-    made["paths"]["/api/v1/consume/{service_id}"]["post"]["requestBody"]["required"] = True
+    # Each field of ``consume`` may be left out, and the body not; nor may the bodies of the other dialects.
+    for path in ("/api/v1/consume/{service_id}", *PAID):
+        made["paths"][path]["post"]["requestBody"]["required"] = True
     return made
 
 

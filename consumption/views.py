@@ -18,9 +18,10 @@ from rest_framework.response import Response
 
 from common.errors import NotFound, TooLarge, Unavailable
 from common.problem_schema import problems
-from consumption import gauges, metrics, runtime
+from consumption import dialect_schema, gauges, metrics, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
+from consumption.dialect_schema import IDEMPOTENCY_KEY
 from consumption.dialects import anthropic, openai
 from consumption.dialects.base import Answer, Dialect
 from consumption.relay import CLIENT_GONE, Stream
@@ -34,17 +35,6 @@ from consumption.transport import DIALECTS, MARKETPLACE, address_of, key_of
 
 #: How long a client may leave what was sent unread.
 WRITE_SECONDS = 60.0
-
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key",
-    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-    OpenApiParameter.HEADER,
-    description="However often the call is repeated under this key within 24 hours, it is made and charged once. A "
-    "duplicate gets the first call's answer, with `Idempotent-Replayed: true` and the first `X-Request-Id`; 409 "
-    "`idempotency_in_flight` while that is running; 409 `idempotency_outcome_only` where it is over and the answer is "
-    "not kept (too large, or lost); 422 `idempotency_key_reused` where the path or the body is another. The key is "
-    "free again where the call was refused or the upstream certainly did nothing.",
-)
 
 Response_ = TypeVar("Response_", bound=HttpResponseBase)
 
@@ -89,7 +79,6 @@ class ConsumeView(OpenView):
 class DialectView(OpenView):
     """One paid call in OpenAI's dialect or Anthropic's; the path says which of their calls."""
 
-    @extend_schema(exclude=True)
     async def post(self, request: Request) -> HttpResponseBase:
         dialect = DIALECTS[request.path]
         return await _paid(request, Call(dialect, _key(request, dialect), address_of(request)))
@@ -98,7 +87,7 @@ class DialectView(OpenView):
 class ModelsView(OpenView):
     """What a key may call, as OpenAI's clients list it, or Anthropic's: theirs send a version along."""
 
-    @extend_schema(exclude=True)
+    @dialect_schema.models
     async def get(self, request: Request) -> HttpResponse:
         dialect = anthropic.MESSAGES if "Anthropic-Version" in request.headers else openai.CHAT
         call = Call(dialect, _key(request, dialect), address_of(request))

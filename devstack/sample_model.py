@@ -58,6 +58,15 @@ class ChatRequest(msgspec.Struct):
     tools: list[Tool] = []
     tool_choice: str | Tool = "auto"
 
+    def check(self) -> None:
+        """Raises ``InvalidRequest``."""
+        if not self.messages:
+            raise InvalidRequest("messages must not be empty")
+        if self.cap is not None and self.cap < 1:
+            raise InvalidRequest("max_tokens must be at least 1")
+        if not 1 <= self.choices <= 16:
+            raise InvalidRequest("n must be between 1 and 16")
+
     @property
     def tool(self) -> str | None:
         """The tool that must be used; None where the model may answer."""
@@ -107,12 +116,7 @@ def parse(body: bytes) -> ChatRequest:
         request = _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(str(error)) from error
-    if not request.messages:
-        raise InvalidRequest("messages must not be empty")
-    if request.cap is not None and request.cap < 1:
-        raise InvalidRequest("max_tokens must be at least 1")
-    if not 1 <= request.choices <= 16:
-        raise InvalidRequest("n must be between 1 and 16")
+    request.check()
     return request
 
 

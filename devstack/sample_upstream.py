@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from devstack import sample_messages
+from devstack import sample_messages, sample_texts
 from devstack.call_log import CallLog
 from devstack.sample_model import ChatRequest, InvalidRequest, Reply, parse, reply_to
 
@@ -45,6 +45,10 @@ class SampleUpstream:
         match scope["method"], scope["path"]:
             case "POST", "/v1/chat/completions":
                 await self.complete(scope, receive, send)
+            case "POST", "/v1/completions":
+                await self.complete_text(scope, receive, send)
+            case "POST", "/v1/embeddings":
+                await self.embed(scope, receive, send)
             case "POST", "/v1/messages":
                 await self.speak(scope, receive, send)
             case "GET", "/v1/models":
@@ -64,21 +68,49 @@ class SampleUpstream:
     async def complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             request = parse(await read_body(receive))
+            reply = reply_to(request)
+            await self.work(scope, reply.usage)
         except InvalidRequest as error:
             await refuse(send, 400, str(error))
-            return
-        if self.latency_seconds:
-            await asyncio.sleep(self.latency_seconds)
-        reply = reply_to(request)
-        try:
-            await self.log.append(log_line(request_id(scope), reply.usage))
         except OSError as error:
             await refuse(send, 500, f"the call could not be logged: {error.strerror}")
-            return
-        if request.stream:
-            await stream(send, events(request, reply))
         else:
-            await answer(send, 200, completion(request, reply))
+            if request.stream:
+                await stream(send, events(request, reply))
+            else:
+                await answer(send, 200, completion(request, reply))
+
+    async def complete_text(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            request = sample_texts.parse_completion(await read_body(receive))
+            reply = sample_texts.completed(request)
+            await self.work(scope, reply.usage)
+        except InvalidRequest as error:
+            await refuse(send, 400, str(error))
+        except OSError as error:
+            await refuse(send, 500, f"the call could not be logged: {error.strerror}")
+        else:
+            if request.stream:
+                await stream(send, sample_texts.events(request, reply))
+            else:
+                await answer(send, 200, sample_texts.whole(request, reply))
+
+    async def embed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            told, usage = sample_texts.embedded(sample_texts.parse_embedding(await read_body(receive)))
+            await self.work(scope, usage)
+        except InvalidRequest as error:
+            await refuse(send, 400, str(error))
+        except OSError as error:
+            await refuse(send, 500, f"the call could not be logged: {error.strerror}")
+        else:
+            await answer(send, 200, told)
+
+    async def work(self, scope: Scope, usage: dict[str, Any]) -> None:
+        """Think, and log the call before it is answered. Raises ``OSError`` where it cannot be logged."""
+        if self.latency_seconds:
+            await asyncio.sleep(self.latency_seconds)
+        await self.log.append(log_line(request_id(scope), usage))
 
     async def speak(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Anthropic's protocol. Like Anthropic's own server it wants to know which version of it is spoken."""
@@ -86,22 +118,18 @@ class SampleUpstream:
             if header(scope, b"anthropic-version") is None:
                 raise InvalidRequest("anthropic-version: header is required")
             request = sample_messages.parse(await read_body(receive))
+            reply, usage = sample_messages.answer_to(request)
+            await self.work(scope, usage.logged)
         except InvalidRequest as error:
             await answer(send, 400, sample_messages.error(400, str(error)))
-            return
-        if self.latency_seconds:
-            await asyncio.sleep(self.latency_seconds)
-        reply, usage = sample_messages.answer_to(request)
-        try:
-            await self.log.append(log_line(request_id(scope), usage.logged))
         except OSError as error:
             text = f"the call could not be logged: {error.strerror}"
             await answer(send, 500, sample_messages.error(500, text))
-            return
-        if request.stream:
-            await stream(send, sample_messages.events(request, reply, usage))
         else:
-            await answer(send, 200, sample_messages.whole(request, reply, usage))
+            if request.stream:
+                await stream(send, sample_messages.events(request, reply, usage))
+            else:
+                await answer(send, 200, sample_messages.whole(request, reply, usage))
 
 
 def header(scope: Scope, wanted: bytes) -> str | None:

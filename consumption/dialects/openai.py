@@ -15,13 +15,14 @@ from common.money import plain
 from common.parsing import read_object
 from consumption import sse
 from consumption.call import Call, Terms
-from consumption.dialects.base import Answer
+from consumption.dialects.base import MOST_OUTPUT_TOKENS, Answer
 from consumption.dialects.checks import (
     bound_of_messages,
     bound_of_tools,
     bound_of_value,
     check_common,
     check_number,
+    check_range,
     typed,
 )
 from consumption.dialects.marketplace import number
@@ -56,8 +57,12 @@ class _Paid(SpeaksOpenAi):
         self.stream = "stream" in body and bool(typed(body, "stream", bool)) and writes
         self.choices: int = 1 if body.get("n") is None else typed(body, "n", int)
         self.metadata: dict[str, Any] | None = typed(body, "metadata", dict) if "metadata" in body else None
-        self._cap = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-        self.max_tokens: int | None = typed(body, self._cap, int) if writes else None
+        self._cap = "max_tokens"
+        self.max_tokens: int | None = typed(body, "max_tokens", int) if writes else None
+        if writes and body.get("max_completion_tokens") is not None:
+            # The newer name of the two holds.
+            check_range(self.max_tokens, "max_tokens", 1, MOST_OUTPUT_TOKENS)
+            self._cap, self.max_tokens = "max_completion_tokens", typed(body, "max_completion_tokens", int)
         options = typed(body, "stream_options", dict) if "stream_options" in body else None
         self.wants_usage = options is not None and options.get("include_usage") is True
         self._body = body

@@ -42,6 +42,11 @@ def test_every_call_of_the_contract_is_described(document: Any) -> None:
         ("/api/v1/usage/{service_id}", "get"),
         ("/health", "get"),
         ("/health/ready", "get"),
+        ("/v1/chat/completions", "post"),
+        ("/v1/completions", "post"),
+        ("/v1/embeddings", "post"),
+        ("/v1/messages", "post"),
+        ("/v1/models", "get"),
     }
 
 

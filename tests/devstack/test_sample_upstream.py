@@ -128,6 +128,30 @@ def test_the_official_client_understands_it_streaming_or_not(upstream: Upstream)
     assert [model.id for model in client.models.list()] == ["sample"]
 
 
+def test_texts_are_completed_and_embedded_for_the_official_client(upstream: Upstream) -> None:
+    client = openai.OpenAI(base_url=f"{upstream.url}/v1", api_key="unused")
+    whole = client.completions.create(model="sample", prompt="Hello there, you.", n=2, max_tokens=9)
+    stream = client.completions.create(
+        model="sample", prompt="Hello there, you.", max_tokens=9, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[1].text
+    assert whole.usage is not None
+    assert chunks[-1].usage is not None
+    assert whole.usage.completion_tokens == 2 * chunks[-1].usage.completion_tokens == 18
+
+    vectors = client.embeddings.create(model="sample", input=["one two", "three", "one two"])
+    assert vectors.usage.prompt_tokens == 5
+    first, other, again = (each.embedding for each in vectors.data)
+    assert first == again != other
+    assert sum(value * value for value in first) == pytest.approx(1)
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="sample", prompt="")
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model="sample", input=[])
+
+
 def test_a_killed_main_process_leaves_no_worker(tmp_path: Path) -> None:
     port = free_port()
     env = {**os.environ, "SAMPLE_UPSTREAM_LOG": str(tmp_path / "calls.jsonl")}

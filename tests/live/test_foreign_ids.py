@@ -26,9 +26,16 @@ BODY: dict[str, Any] = {
     "input": "Hello",
     "messages": [{"role": "user", "content": "Hello"}],
 }
-#: The sample upstream has no such call.
-NOT_PLAYED = ("/v1/completions", "/v1/embeddings")
 CHANGING_HEADERS = {"x-request-id", "request-id", "content-length", "date"}
+
+
+def called(url: str, body: dict[str, Any], key: str) -> requests.Response:
+    """A call that a busy machine refuses is made again, as clients do."""
+    for _ in range(5):
+        answer = requests.post(url, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+        if answer.status_code != 503:
+            break
+    return answer
 
 
 def body_for(route: Route, value: str) -> dict[str, Any]:
@@ -104,15 +111,11 @@ def test_no_field_of_a_paid_call_changes_whose_it_is_or_what_it_costs(
     before = every_row()
     answered = set()
     for route in [each for each in every_route() if each.paid and "post" in each.methods]:
-        if route.template in NOT_PLAYED:
-            continue
         body = body_for(route, service.name)
         more = [{name: value} for name, value in every_field() if name not in body]
         for extra in [*more, {name: value for each in more for name, value in each.items()}]:
             url = lane_gateway.url + route.filled(service.id)
-            answer = requests.post(
-                url, json={**body, **extra}, headers={"Authorization": f"Bearer {text}"}, timeout=20
-            )
+            answer = called(url, {**body, **extra}, text)
             assert answer.status_code in {200, 400, 422}, (route.template, extra, answer.text)
             if answer.status_code == 200:
                 answered.add(answer.headers["X-Request-Id"])

@@ -165,3 +165,15 @@ def test_unknown_fields_are_passed_on_and_known_ones_are_checked(setting: Settin
         answer = setting.post(bad)
         assert answer.status_code == 422, bad
         assert answer.json()["error"]["code"] == "invalid_field"
+
+
+def test_texts_are_completed_and_embedded(setting: Setting) -> None:
+    completed = setting.client.completions.create(model=setting.service.name, prompt="Say it", max_tokens=9)
+    embedded = setting.client.embeddings.create(model=setting.service.name, input=["one two", "three"])
+    assert completed.choices[0].text
+    assert len(embedded.data) == 2
+    records = UsageRecord.objects.filter(api_key_id=setting.key.id, status="success")
+    wait_for(lambda: records.count() == 2, seconds=10)
+    assert completed.usage is not None
+    assert {record.total_tokens for record in records} == {completed.usage.total_tokens, 3}
+    assert {record.usage["usage_source"] for record in records} == {"reported"}
