@@ -1,7 +1,6 @@
 """The ledger and what belongs to it, to look at. Only dead letters can be acted upon: by sending them again."""
 
 import datetime as dt
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +16,10 @@ from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
 from redis import RedisError
 
-from accounts.models import Consumer
 from audit import trail
 from common.money import plain
-from metering import dead_letters, export
+from metering import dead_letters, explorer_page, export
+from metering.consumers import consumers_meant, uuid_of
 from metering.models import (
     ClosedMonth,
     DeadLetter,
@@ -86,22 +85,7 @@ class ConsumerFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         text = (self.value() or "").strip()
-        return queryset.filter(consumer_id__in=_consumers(text)) if text else queryset
-
-
-def _consumers(text: str) -> Any:
-    """Ids of the consumers that somebody may mean."""
-    id_ = _uuid(text)
-    if id_ is not None:
-        return [id_]
-    return list(Consumer.objects.filter(name__icontains=text).values_list("id", flat=True)[:200])
-
-
-def _uuid(text: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text.strip())
-    except ValueError:
-        return None
+        return queryset.filter(consumer_id__in=consumers_meant(text)) if text else queryset
 
 
 class ExportForm(forms.Form):
@@ -143,7 +127,7 @@ class UsageRecordAdmin(ReadOnly):
     ) -> tuple[QuerySet[Any], bool]:
         if not search_term.strip():
             return queryset, False
-        id_ = _uuid(search_term)
+        id_ = uuid_of(search_term)
         if id_ is None:
             return queryset.none(), False
         by_request = queryset.filter(Q(id=id_) | Q(corrects=id_, kind=UsageRecord.Kind.CORRECTION))
@@ -210,8 +194,17 @@ class UsageRollupAdmin(ReadOnly):
     list_filter = ("hour", "status", ConsumerFilter, "service")
     list_per_page = 50
 
+    change_list_template = "metering/rollups.html"
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[UsageRollup]:
         return super().get_queryset(request).prefetch_related("consumer", "service", "tier")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.explore_view)
+        return [path("explore/", view, name="metering_usagerollup_explore"), *super().get_urls()]
+
+    def explore_view(self, request: HttpRequest) -> HttpResponse:
+        return explorer_page.explore(request, self.admin_site)
 
     @admin.display(description="cost")
     def price(self, rollup: UsageRollup) -> str:

@@ -76,6 +76,13 @@ MORE: dict[str, set[str]] = {
     "finance.reconciliation:finance_reconciliation_now": {"super_admin", "finance"},
     "keys.apikey:keys_apikey_revoke": {"super_admin", "admin"},
     "keys.apikey:keys_apikey_rotate": {"super_admin", "admin"},
+    "metering.usagerollup:metering_usagerollup_explore": {
+        "super_admin",
+        "admin",
+        "approver",
+        "finance",
+        "viewer",
+    },
     "metering.usagerecord:metering_usagerecord_export": {"super_admin", "admin", "finance"},
 }
 
