@@ -45,3 +45,8 @@ class SecondFactorWrong(Problem):
 class SecondFactorLocked(Problem):
     code, status = "second_factor_locked", 429
     title = "Too many wrong codes: try again later"
+
+
+class SecondFactorUnreadable(Problem):
+    code, status = "second_factor_unreadable", 503
+    title = "Your second factor cannot be checked now: use a code on paper, or ask an operator"

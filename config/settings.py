@@ -199,7 +199,8 @@ KEY_PEPPERS: dict[int, bytes] = {
 }
 
 #: Keys of what is encrypted at rest (32 bytes each in URL-safe Base64, comma-separated): the first encrypts, all of
-#: them decrypt. To retire one: put a new one first, ``manage.py rotate_credentials``, then leave the old one out.
+#: them decrypt. To retire one: put a new one first, restart all processes, ``manage.py rotate_credentials`` until it
+#: says that older keys may go, then leave the old one out.
 CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KEY).split(",") if k.strip()]
 #: Whether failures of keys are counted by address and id (``keys.failures``). Off only to measure what one costs.
 KEY_FAILURE_BUCKETS = env("KEY_FAILURE_BUCKETS", "on") == "on"

@@ -5,13 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.contrib import admin
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django_otp.oath import totp
 
-from accounts import second_factor
+from accounts import checks, second_factor
 from accounts.authenticators import Authenticator, BackupCode
 from accounts.errors import SecondFactorLocked, SecondFactorWrong
 from accounts.models import SignIn, User
@@ -172,6 +175,53 @@ def test_nothing_at_rest_gives_a_code_away() -> None:
         assert device.secret not in row
         assert device.secret_text.encode() not in row
         assert not any(code.encode() in row or bytes.fromhex(code.replace("-", "")) in row for code in backup)
+
+
+class TestKeys:
+    """What a person's app shows is sealed under ``CREDENTIAL_KEYS``."""
+
+    @pytest.fixture
+    def shut(self, settings: Any) -> Authenticator:
+        """Sealed under a key that is no longer on the ring."""
+        ring = settings.CREDENTIAL_KEYS
+        settings.CREDENTIAL_KEYS = [Fernet.generate_key().decode()]
+        device, self.backup = enrolled(operator("admin"))
+        settings.CREDENTIAL_KEYS = ring
+        return device
+
+    def test_one_that_cannot_be_opened_is_not_called_a_wrong_code(self, shut: Authenticator) -> None:
+        client = console(shut.user)
+        answer = client.post(PAGE, {"code": "123456"})
+        assert answer.status_code == 503
+        assert "cannot be checked now" in answer.content.decode()
+        assert client.post(PAGE, {"code": self.backup[0]}).status_code == 302
+
+    def test_one_that_was_not_set_up_yet_is_begun_anew(self, shut: Authenticator) -> None:
+        Authenticator.objects.update(confirmed=False)
+        assert "<svg" in console(shut.user).get(PAGE).content.decode()
+        assert Authenticator.objects.get().opens
+
+    def test_the_check_of_a_deployment_names_whose_cannot_be_opened(self, shut: Authenticator) -> None:
+        enrolled(make_user())
+        found = checks.authenticators_open(app_configs=None, databases=["default"])
+        assert [each.id for each in found] == ["accounts.E001"]
+        assert found[0].msg == (
+            f"1 authenticators cannot be opened with CREDENTIAL_KEYS: those of users {shut.user_id}"
+        )
+
+    def test_the_check_of_a_deployment_tells_where_there_are_no_keys(self, settings: Any) -> None:
+        enrolled(make_user())
+        settings.CREDENTIAL_KEYS = [settings.KNOWN_CREDENTIAL_KEY]
+        with pytest.raises(SystemCheckError, match=r"accounts.E001.*CREDENTIAL_KEYS is not set"):
+            call_command("check", deploy=True, databases=["default"])
+
+    def test_the_check_is_content_where_all_open_and_where_no_database_is_asked(
+        self, shut: Authenticator
+    ) -> None:
+        assert checks.authenticators_open(app_configs=None, databases=None) == []
+        shut.delete()
+        enrolled(make_user())
+        assert checks.authenticators_open(app_configs=None, databases=["default"]) == []
 
 
 def test_it_is_reset_by_who_manages_roles_and_by_nobody_else() -> None:
