@@ -50,3 +50,7 @@ class SecondFactorLocked(Problem):
 class SecondFactorUnreadable(Problem):
     code, status = "second_factor_unreadable", 503
     title = "Your second factor cannot be checked now: use a code on paper, or ask an operator"
+
+
+class PersonUnknown(NotFound):
+    code, title = "person_not_found", "Nobody has this address"

@@ -8,8 +8,10 @@ from enum import Enum
 from django.conf import settings
 from django.db import transaction
 
+from accounts import sign_ins
 from accounts.authenticators import SECRET_BYTES, Authenticator, BackupCode
 from accounts.errors import (
+    PersonUnknown,
     SecondFactorLocked,
     SecondFactorMissing,
     SecondFactorUnreadable,
@@ -142,12 +144,28 @@ def _raise(outcome: _Outcome, device: Authenticator | None) -> None:
 
 @transaction.atomic
 def reset(user: User, *, actor: str, address: str | None = None) -> bool:
-    """Take the second factor away, where there is one: its owner sets up another."""
+    """Take the second factor away, where there is one, and end all that was signed in with it.
+
+    Its owner signs in with the password and sets up another.
+    """
     if not Authenticator.objects.filter(user=user).delete()[0]:
         return False
-    _tell(user, "second_factor_reset", actor, address)
+    ended = sign_ins.end_all(user=user)
+    _tell(user, "second_factor_reset", actor, address, sign_ins_ended=ended)
     return True
 
 
-def _tell(user: User, action: str, actor: str, address: str | None) -> None:
-    trail.record(actor=actor, action=action, target_type="user", target_id=user.pk, address=address)
+def reset_by_email(email: str, *, actor: str) -> User:
+    """``reset`` for the one person with this address. Raises ``PersonUnknown`` or ``SecondFactorMissing``."""
+    found = list(User.objects.filter(email__iexact=email)[:2])
+    if len(found) != 1:
+        raise PersonUnknown("Several people have this address" if found else "")
+    if not reset(found[0], actor=actor):
+        raise SecondFactorMissing("This person has no second factor")
+    return found[0]
+
+
+def _tell(user: User, action: str, actor: str, address: str | None, **after: int) -> None:
+    trail.record(
+        actor=actor, action=action, target_type="user", target_id=user.pk, after=after, address=address
+    )

@@ -169,11 +169,15 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-#: Five failures for one name from one address lock that pair for a quarter of an hour, in console and REST API.
+#: Five failures (passwords, or codes of a second factor) for one name from one address lock that pair for a quarter
+#: of an hour, in console and REST API.
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_RESET_ON_SUCCESS = True
+#: ``accounts.attempts.forget_failures`` does it, where a second factor is asked for after that.
+AXES_RESET_ON_SUCCESS = False
+#: Never written down with a failure.
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "code", "csrfmiddlewaretoken"]
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_CLIENT_IP_CALLABLE = "audit.trail.address_of"
 AXES_DISABLE_ACCESS_LOG = True
