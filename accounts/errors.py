@@ -54,3 +54,8 @@ class SecondFactorUnreadable(Problem):
 
 class PersonUnknown(NotFound):
     code, title = "person_not_found", "Nobody has this address"
+
+
+class ProviderUnavailable(Problem):
+    code, status = "openid_provider_unavailable", 503
+    title = "The provider of this token does not say now which keys it signs with"

@@ -235,7 +235,8 @@ LANE = env("LANE", "on") == "on"
 JOURNAL_BOUND = int(env("JOURNAL_BOUND", "1000000"))
 #: How many upstream connections one gateway opens at most.
 UPSTREAM_MAX_CONNECTIONS = int(env("UPSTREAM_MAX_CONNECTIONS", "2000"))
-#: Networks that upstreams may live in although they are not public (CIDR, comma-separated). Production: none.
+#: Networks that upstreams, and publishers of keys, may live in although they are not public (CIDR, comma-separated).
+#: Production: none.
 UPSTREAM_ALLOWED_NETWORKS = [n for n in env("UPSTREAM_ALLOWED_NETWORKS").split(",") if n]
 #: Who may read ``/metrics`` (CIDR, comma-separated).
 METRICS_NETWORKS = env("METRICS_NETWORKS", "127.0.0.0/8,::1/128").split(",")
