@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 
-from accounts import second_factor
+from accounts import second_factor, sign_ins
 from accounts.models import Consumer, ConsumerBudget, ExternalIdentity, Membership, User
 from accounts.roles import permissions_of
 from accounts.suspension import reactivate_consumer, suspend_consumer
@@ -95,6 +95,8 @@ class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
         response: HttpResponse = super().user_change_password(request, id, form_url)
         after = self.get_object(request, unquote(id))
         if before and after and before.password != after.password:
+            # Its sessions end by the password alone.
+            sign_ins.end_all(user=after)
             trail.record(
                 actor=actor_of(request),
                 action="user_password_changed",

@@ -1,15 +1,20 @@
-"""Attempts to sign in, one at a time for a name and an address.
+"""Attempts to sign in: passwords and codes of a second factor count alike, for a name and an address together.
 
-django-axes counts failures after the password was checked: many attempts at once would all be checked before the first
-of them counts. So a second one that comes meanwhile is turned away.
+django-axes counts failures after they were checked: many attempts at once would all be checked before the first of them
+counts. So a second one that comes meanwhile is turned away.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from axes.handlers.proxy import AxesProxyHandler
+from django.conf import settings
+from django.contrib.auth.signals import user_login_failed
 from django.db import connection
 
-from accounts.errors import SignInLocked
+from accounts.errors import SecondFactorWrong, SignInLocked
+from audit.trail import address_of
 
 
 @contextmanager
@@ -22,6 +27,40 @@ def one_attempt(*, username: str, address: str | None) -> Iterator[None]:
         yield
     finally:
         _asked("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", who)
+
+
+@contextmanager
+def one_code(*, request: Any, username: str) -> Iterator[None]:
+    """One attempt with a second factor, after the password was right. Raises ``SignInLocked`` too."""
+    with one_attempt(username=username, address=address_of(request)):
+        if not AxesProxyHandler.is_allowed(request, {"username": username}):
+            raise locked_out()
+        with wrong_codes_counted(request=request, username=username):
+            yield
+        forget_failures(request=request, username=username)
+
+
+@contextmanager
+def wrong_codes_counted(*, request: Any, username: str) -> Iterator[None]:
+    """A wrong code is a failure as a wrong password is one. Raises ``SignInLocked`` for the one that locks."""
+    try:
+        yield
+    except SecondFactorWrong as wrong:
+        user_login_failed.send(sender=__name__, credentials={"username": username}, request=request)
+        if getattr(request, "axes_locked_out", False):
+            raise locked_out() from wrong
+        raise
+
+
+def forget_failures(*, request: Any, username: str) -> None:
+    """Whoever has signed in with all that is asked of them begins anew."""
+    AxesProxyHandler.update_request(request)
+    AxesProxyHandler.get_implementation().reset_user_attempts(request, {"username": username})
+
+
+def locked_out() -> SignInLocked:
+    """The refusal of a name and an address with too many failures."""
+    return SignInLocked(retry_after=int(settings.AXES_COOLOFF_TIME.total_seconds()))
 
 
 def _asked(statement: str, who: str) -> bool:

@@ -48,6 +48,14 @@ class Authenticator(ThrottlingMixin, Device):  # type: ignore[misc]  # neither h
         return sealing.unseal(bytes(self.sealed))
 
     @property
+    def opens(self) -> bool:
+        """Whether one of our keys opens it."""
+        try:
+            return bool(self.secret)
+        except sealing.Unsealable:
+            return False
+
+    @property
     def secret_text(self) -> str:
         """As it is typed into an app."""
         return base64.b32encode(self.secret).decode()

@@ -45,3 +45,17 @@ class SecondFactorWrong(Problem):
 class SecondFactorLocked(Problem):
     code, status = "second_factor_locked", 429
     title = "Too many wrong codes: try again later"
+
+
+class SecondFactorUnreadable(Problem):
+    code, status = "second_factor_unreadable", 503
+    title = "Your second factor cannot be checked now: use a code on paper, or ask an operator"
+
+
+class PersonUnknown(NotFound):
+    code, title = "person_not_found", "Nobody has this address"
+
+
+class ProviderUnavailable(Problem):
+    code, status = "openid_provider_unavailable", 503
+    title = "The provider of this token does not say now which keys it signs with"

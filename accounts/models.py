@@ -1,6 +1,7 @@
 """Consumers: organisations that call services and pay for it, and the people who act for them."""
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
@@ -12,8 +13,22 @@ from accounts.budgets import AMOUNT, CURRENCY, Budget, BudgetPeriod
 class User(AbstractUser):
     """A person: an operator of the marketplace, or a member of a consumer organisation."""
 
+    #: Raised, it ends all sessions of the person (``sign_ins.end_all``).
+    session_round = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+
     class Meta(AbstractUser.Meta):  # type: ignore[name-defined, misc] # the stubs lack it
         db_table = "users"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """All fields but ``session_round``: a form that was filled in meanwhile would set it back."""
+        if not (self._state.adding or args or kwargs.get("update_fields")):
+            kept = {"id", "session_round", *self.get_deferred_fields()}
+            kwargs["update_fields"] = {field.name for field in self._meta.concrete_fields} - kept
+        super().save(*args, **kwargs)
+
+    def _get_session_auth_hash(self, secret: str | None = None) -> str:
+        """What a session of now has to know; Django compares it on every request."""
+        return f"{super()._get_session_auth_hash(secret=secret)}.{self.session_round}"  # type: ignore[misc]
 
 
 class Consumer(models.Model):

@@ -1,25 +1,15 @@
-"""Tokens of a consumer's own OpenID provider, in place of ours: who they name is looked up, nothing else is believed.
+"""Tokens of a consumer's own OpenID provider, in place of ours: whom they name is looked up, no more is believed."""
 
-A provider's keys are fetched when they are first needed and kept for five minutes; one that is not among them is asked
-for twice a minute at most, whoever invents key ids.
-"""
-
-import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import jwt
 from django.conf import settings
 from rest_framework.exceptions import AuthenticationFailed
 
 from accounts.models import User
+from accounts.openid_keys import ALGORITHMS, ProviderKeys
 
-#: Signatures by a private key alone: with a shared secret, a provider's public key would be the secret.
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
-FETCH_SECONDS = 5.0
-#: After a provider did not answer, nobody waits for it again for so long.
-PAUSE_SECONDS = 10.0
 #: By so much a provider's clock may be off.
 LEEWAY_SECONDS = 30
 
@@ -31,21 +21,6 @@ class Provider:
     issuer: str
     audience: str
     jwks_url: str
-
-
-class _Keys(jwt.PyJWKClient):
-    """A provider's keys."""
-
-    _rests_until = 0.0
-
-    def fetch_data(self) -> Any:
-        if time.monotonic() < self._rests_until:
-            raise jwt.PyJWKClientError("the provider did not answer just now")
-        try:
-            return super().fetch_data()
-        except (jwt.PyJWTError, ValueError) as error:
-            self._rests_until = time.monotonic() + PAUSE_SECONDS
-            raise jwt.PyJWKClientError("the provider's keys cannot be read") from error
 
 
 def provider_of(token: str) -> Provider | None:
@@ -63,17 +38,19 @@ def provider_of(token: str) -> Provider | None:
 
 
 def user_of(token: str, provider: Provider) -> User:
-    """The person whom a provider's token names. Raises ``AuthenticationFailed``."""
+    """The person whom a provider's token names. Raises ``AuthenticationFailed`` or ``ProviderUnavailable``."""
     try:
-        key = _keys(provider.jwks_url).get_signing_key_from_jwt(token)
         claims = jwt.decode(
             token,
-            key,
+            _key_of(token, provider),
             algorithms=ALGORITHMS,
             audience=provider.audience,
             issuer=provider.issuer,
             leeway=LEEWAY_SECONDS,
-            options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+            options={
+                "require": ["exp", "iat", "iss", "aud", "sub"],
+                "enforce_minimum_key_length": True,
+            },
         )
     except jwt.PyJWTError as error:
         raise AuthenticationFailed from error
@@ -85,6 +62,19 @@ def user_of(token: str, provider: Provider) -> User:
     return found
 
 
+def _key_of(token: str, provider: Provider) -> jwt.PyJWK:
+    """The key that a token says it is signed with. Raises ``PyJWTError`` where the provider has none like it."""
+    header = jwt.get_unverified_header(token)
+    key_id = header.get("kid")
+    # Before anybody is asked.
+    if header.get("alg") not in ALGORITHMS or not isinstance(key_id, str):
+        raise jwt.InvalidAlgorithmError
+    key = _keys(provider.jwks_url).find(key_id)
+    if key is None:
+        raise jwt.InvalidKeyError
+    return key
+
+
 @lru_cache(maxsize=32)
-def _keys(url: str) -> _Keys:
-    return _Keys(url, timeout=FETCH_SECONDS)
+def _keys(url: str) -> ProviderKeys:
+    return ProviderKeys(url)

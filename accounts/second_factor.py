@@ -1,5 +1,6 @@
 """Asking for the second factor, setting it up, and taking it away."""
 
+import logging
 import math
 import secrets
 from enum import Enum
@@ -7,11 +8,21 @@ from enum import Enum
 from django.conf import settings
 from django.db import transaction
 
+from accounts import sign_ins
 from accounts.authenticators import SECRET_BYTES, Authenticator, BackupCode
-from accounts.errors import SecondFactorLocked, SecondFactorMissing, SecondFactorWrong
+from accounts.errors import (
+    PersonUnknown,
+    SecondFactorLocked,
+    SecondFactorMissing,
+    SecondFactorUnreadable,
+    SecondFactorWrong,
+)
 from accounts.models import User
 from audit import trail
 from common import clock, sealing
+from common.sealing import Unsealable
+
+log = logging.getLogger(__name__)
 
 #: Roles that have power over money and people.
 ENFORCED = ("super_admin", "admin", "finance")
@@ -24,6 +35,7 @@ class _Outcome(Enum):
     RIGHT = "right"
     WRONG = "wrong"
     LOCKED = "locked"
+    UNREADABLE = "unreadable"
 
 
 def is_required_of(user: User) -> bool:
@@ -49,6 +61,9 @@ def begin(user: User) -> Authenticator:
     sealed = sealing.seal(secrets.token_bytes(SECRET_BYTES))
     fresh = {"name": "app", "confirmed": False, "sealed": sealed}
     found: Authenticator = Authenticator.objects.get_or_create(user=user, defaults=fresh)[0]
+    if not found.confirmed and not found.opens:
+        Authenticator.objects.filter(pk=found.pk, confirmed=False).update(sealed=sealed)
+        found.refresh_from_db()
     return found
 
 
@@ -93,7 +108,12 @@ def _try(device: Authenticator, code: str, *, on_paper: bool = False) -> _Outcom
     """Under a lock of the device's row."""
     if not device.verify_is_allowed()[0]:
         return _Outcome.LOCKED
-    if device.verify_token(code.strip()) or (on_paper and _take(device, code)):
+    try:
+        right = (on_paper and _take(device, code)) or device.verify_token(code.strip())
+    except Unsealable:
+        log.error("the authenticator of user %s cannot be opened", device.user_id)
+        return _Outcome.UNREADABLE
+    if right:
         device.throttle_reset(commit=False)
         outcome = _Outcome.RIGHT
     else:
@@ -114,6 +134,8 @@ def _take(device: Authenticator, code: str) -> bool:
 def _raise(outcome: _Outcome, device: Authenticator | None) -> None:
     if outcome is _Outcome.WRONG:
         raise SecondFactorWrong
+    if outcome is _Outcome.UNREADABLE:
+        raise SecondFactorUnreadable
     if outcome is _Outcome.LOCKED and device is not None:
         until = device.verify_is_allowed()[1]
         left = (until["locked_until"] - clock.now()).total_seconds() if until else 0
@@ -122,12 +144,28 @@ def _raise(outcome: _Outcome, device: Authenticator | None) -> None:
 
 @transaction.atomic
 def reset(user: User, *, actor: str, address: str | None = None) -> bool:
-    """Take the second factor away, where there is one: its owner sets up another."""
+    """Take the second factor away, where there is one, and end all that was signed in with it.
+
+    Its owner signs in with the password and sets up another.
+    """
     if not Authenticator.objects.filter(user=user).delete()[0]:
         return False
-    _tell(user, "second_factor_reset", actor, address)
+    ended = sign_ins.end_all(user=user)
+    _tell(user, "second_factor_reset", actor, address, sign_ins_ended=ended)
     return True
 
 
-def _tell(user: User, action: str, actor: str, address: str | None) -> None:
-    trail.record(actor=actor, action=action, target_type="user", target_id=user.pk, address=address)
+def reset_by_email(email: str, *, actor: str) -> User:
+    """``reset`` for the one person with this address. Raises ``PersonUnknown`` or ``SecondFactorMissing``."""
+    found = list(User.objects.filter(email__iexact=email)[:2])
+    if len(found) != 1:
+        raise PersonUnknown("Several people have this address" if found else "")
+    if not reset(found[0], actor=actor):
+        raise SecondFactorMissing("This person has no second factor")
+    return found[0]
+
+
+def _tell(user: User, action: str, actor: str, address: str | None, **after: int) -> None:
+    trail.record(
+        actor=actor, action=action, target_type="user", target_id=user.pk, after=after, address=address
+    )

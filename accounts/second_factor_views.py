@@ -19,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 
 from accounts import second_factor
+from accounts.attempts import one_code
 from audit.trail import address_of
 from common.errors import Problem
 
@@ -59,15 +60,20 @@ class SecondFactorView(View):
             return redirect("admin:login")
         user = request.user
         code = request.POST.get("code", "")[:64]
+        backup = None
         try:
-            if second_factor.authenticator_of(user) is None:
-                backup = second_factor.confirm(user, code, address=address_of(request))
-                django_otp.login(request, second_factor.authenticator_of(user))
-                return self._page(request, backup=backup)
-            django_otp.login(request, second_factor.verify(user, code, address=address_of(request)))
+            with one_code(request=request, username=user.get_username()):
+                if second_factor.authenticator_of(user) is None:
+                    backup = second_factor.confirm(user, code, address=address_of(request))
+                    device = second_factor.authenticator_of(user)
+                else:
+                    device = second_factor.verify(user, code, address=address_of(request))
         except Problem as problem:
             return self._page(request, problem=problem)
-        return HttpResponseRedirect(_next(request))
+        # Whoever knew the session's key before knows nothing of the one that is worth more.
+        request.session.cycle_key()
+        django_otp.login(request, device)
+        return HttpResponseRedirect(_next(request)) if backup is None else self._page(request, backup=backup)
 
     def _page(
         self, request: HttpRequest, *, backup: list[str] | None = None, problem: Problem | None = None
@@ -88,7 +94,7 @@ class SecondFactorView(View):
             # The library's own markup, of an address that is made of quoted parts.
             code = segno.make(device.address, error="m").svg_inline(scale=5, border=2)
             context |= {"secret": device.secret_text, "qr": mark_safe(code)}  # noqa: S308  # nosec B308 B703
-        status = 200 if problem is None else problem.status if problem.status == 429 else 400
+        status = 200 if problem is None else 400 if problem.status == 401 else problem.status
         return TemplateResponse(request, "accounts/second_factor.html", context, status=status)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth.signals import user_logged_in
 from rest_framework import serializers
 from rest_framework.exceptions import AuthenticationFailed
@@ -13,9 +12,8 @@ from rest_framework_simplejwt.serializers import (
 )
 from rest_framework_simplejwt.tokens import RefreshToken, Token
 
-from accounts import second_factor, sign_ins
-from accounts.attempts import one_attempt
-from accounts.errors import SecondFactorRequired, SignInLocked
+from accounts import attempts, second_factor, sign_ins
+from accounts.errors import SecondFactorRequired
 from accounts.models import Membership, User
 from audit.trail import address_of
 
@@ -33,17 +31,19 @@ class SignInSerializer(TokenObtainPairSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         request = self.context["request"]
         tokens: dict[str, Any]
-        with one_attempt(username=attrs["username"], address=address_of(request)):
+        with attempts.one_attempt(username=attrs["username"], address=address_of(request)):
             try:
                 TokenObtainSerializer.validate(self, attrs)
-                self._ask_for_second_factor(attrs.get("otp"), address_of(request))
+                with attempts.wrong_codes_counted(request=request, username=attrs["username"]):
+                    self._ask_for_second_factor(attrs.get("otp"), address_of(request))
                 refresh = self.get_token(self.user)
                 tokens = {"refresh": str(refresh), "access": str(refresh.access_token)}  # type: ignore[attr-defined]
             except AuthenticationFailed as error:
                 if getattr(request, "axes_locked_out", False):
-                    raise SignInLocked(retry_after=int(settings.AXES_COOLOFF_TIME.total_seconds())) from error
+                    raise attempts.locked_out() from error
                 raise
-            # Sets the time of the last sign-in, and ends the count of failures before it.
+            attempts.forget_failures(request=request, username=attrs["username"])
+            # Sets the time of the last sign-in.
             user_logged_in.send(sender=User, request=request, user=self.user)
         memberships = self.user.memberships.select_related("consumer").order_by("consumer__name", "id")
         return {**tokens, "consumers": ActsForSerializer(memberships, many=True).data}

@@ -3,6 +3,8 @@
 import logging
 import uuid
 
+from django.db import transaction
+from django.db.models import F
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework_simplejwt.tokens import RefreshToken, Token
 
@@ -15,12 +17,29 @@ CLAIM = "sign_in"
 
 
 def begin(*, user: User) -> RefreshToken:
-    """The first refresh token of a new sign-in."""
+    """The first refresh token of a new sign-in. ``user`` as it was when its credentials were checked.
+
+    Raises ``AuthenticationFailed`` where ``end_all`` was called since then.
+    """
     sign_in = SignIn(id=uuid.uuid4(), user=user)
     token = _token(user, sign_in.id)
     sign_in.refresh_id = token["jti"]
-    sign_in.save(force_insert=True)
+    with transaction.atomic():
+        # Held until the sign-in is there: what ends all of them now waits, and then ends this one too.
+        same = User.objects.select_for_update(no_key=True).filter(
+            pk=user.pk, session_round=user.session_round
+        )
+        if not same.exists():
+            raise AuthenticationFailed
+        sign_in.save(force_insert=True)
     return token
+
+
+@transaction.atomic
+def end_all(*, user: User) -> int:
+    """End the person's sign-ins, access tokens included, and sessions of the console. Returns how many sign-ins."""
+    User.objects.filter(pk=user.pk).update(session_round=F("session_round") + 1)
+    return SignIn.objects.filter(user=user, ended_at=None).update(ended_at=clock.now())
 
 
 def renew(*, user: User, presented: RefreshToken) -> RefreshToken:

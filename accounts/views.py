@@ -32,7 +32,7 @@ class TokenView(TokenObtainPairView):
         tags=["accounts"],
         auth=[],
         request=CredentialsSerializer,
-        responses={200: TokensSerializer, **problems(400, 401, 413, 415, 422, 429)},
+        responses={200: TokensSerializer, **problems(400, 401, 413, 415, 422, 429, 503)},
     )
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Username and password for a pair of tokens."""

@@ -6,7 +6,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from django.core.exceptions import ValidationError
 
-from catalog.upstream_networks import addresses_of, may_connect
+from common.upstream_networks import addresses_of, may_connect
 
 _PRINTABLE = re.compile(r"[!-~]+")
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")

@@ -169,11 +169,15 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-#: Five failures for one name from one address lock that pair for a quarter of an hour, in console and REST API.
+#: Five failures (passwords, or codes of a second factor) for one name from one address lock that pair for a quarter
+#: of an hour, in console and REST API.
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_RESET_ON_SUCCESS = True
+#: ``accounts.attempts.forget_failures`` does it, where a second factor is asked for after that.
+AXES_RESET_ON_SUCCESS = False
+#: Never written down with a failure.
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "code", "csrfmiddlewaretoken"]
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_CLIENT_IP_CALLABLE = "audit.trail.address_of"
 AXES_DISABLE_ACCESS_LOG = True
@@ -199,7 +203,8 @@ KEY_PEPPERS: dict[int, bytes] = {
 }
 
 #: Keys of what is encrypted at rest (32 bytes each in URL-safe Base64, comma-separated): the first encrypts, all of
-#: them decrypt. To retire one: put a new one first, ``manage.py rotate_credentials``, then leave the old one out.
+#: them decrypt. To retire one: put a new one first, restart all processes, ``manage.py rotate_credentials`` until it
+#: says that older keys may go, then leave the old one out.
 CREDENTIAL_KEYS = [k.strip() for k in env("CREDENTIAL_KEYS", KNOWN_CREDENTIAL_KEY).split(",") if k.strip()]
 #: Whether failures of keys are counted by address and id (``keys.failures``). Off only to measure what one costs.
 KEY_FAILURE_BUCKETS = env("KEY_FAILURE_BUCKETS", "on") == "on"
@@ -230,7 +235,8 @@ LANE = env("LANE", "on") == "on"
 JOURNAL_BOUND = int(env("JOURNAL_BOUND", "1000000"))
 #: How many upstream connections one gateway opens at most.
 UPSTREAM_MAX_CONNECTIONS = int(env("UPSTREAM_MAX_CONNECTIONS", "2000"))
-#: Networks that upstreams may live in although they are not public (CIDR, comma-separated). Production: none.
+#: Networks that upstreams, and publishers of keys, may live in although they are not public (CIDR, comma-separated).
+#: Production: none.
 UPSTREAM_ALLOWED_NETWORKS = [n for n in env("UPSTREAM_ALLOWED_NETWORKS").split(",") if n]
 #: Who may read ``/metrics`` (CIDR, comma-separated).
 METRICS_NETWORKS = env("METRICS_NETWORKS", "127.0.0.0/8,::1/128").split(",")

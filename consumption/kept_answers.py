@@ -23,6 +23,8 @@ MOST_MEMORY = 0.5
 #: How long Valkey may take with an answer: it is larger than what scripts carry, and nobody's limit waits for it.
 SECONDS = 0.5
 LARGE_BYTES = 32 * 1024
+#: All names, as Valkey matches them.
+NAMES = "*:idem:*"
 #: Of the first answer's moment, and wrong in a later one.
 _NOT_KEPT = ("ratelimit-", "retry-after")
 

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from catalog.upstream_networks import addresses_of, may_connect
+from common.upstream_networks import addresses_of, may_connect
 from consumption.upstream_connection import Connection, NoPlace, NotConnected
 
 log = logging.getLogger(__name__)

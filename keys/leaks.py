@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import requests
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +21,7 @@ from django.conf import settings
 from django.db import transaction
 
 from common.errors import Malformed
+from common.fetching import NotFetched, fetch
 from common.parsing import strict_json
 from keys import format as key_format
 from keys.errors import ReportNotSigned
@@ -123,25 +123,12 @@ class PublicKeys:
 
     def _fetch(self, now: float) -> None:
         try:
-            listed = strict_json(_read(settings.SECRET_SCANNING_KEYS_URL))
+            url = settings.SECRET_SCANNING_KEYS_URL
+            listed = strict_json(fetch(url, most_bytes=MOST_FETCHED_BYTES, seconds=FETCH_SECONDS))
             self._fetched = {str(row["key_identifier"]): str(row["key"]) for row in listed["public_keys"]}
             self._fetched_at = now
-        except (requests.RequestException, TimeoutError, Malformed, KeyError, TypeError) as error:
+        except (NotFetched, Malformed, KeyError, TypeError) as error:
             log.warning("the public keys of secret scanning were not read: %s", type(error).__name__)
-
-
-def _read(url: str) -> bytes:
-    """A body within a deadline and a size; redirects lead nowhere. Raises ``TimeoutError`` too."""
-    deadline, body = time.monotonic() + FETCH_SECONDS, b""
-    with requests.get(
-        url, timeout=FETCH_SECONDS / 2, stream=True, allow_redirects=False
-    ) as answer:  # it has one  # nosec B113
-        answer.raise_for_status()
-        for piece in answer.iter_content(4096):
-            body += piece
-            if len(body) > MOST_FETCHED_BYTES or time.monotonic() > deadline:
-                raise TimeoutError
-    return body
 
 
 _public_keys = PublicKeys()

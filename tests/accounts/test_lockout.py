@@ -12,7 +12,10 @@ from django.db import connection
 from django.test import Client
 
 from accounts.attempts import one_attempt
+from accounts.authenticators import Authenticator
 from accounts.errors import SignInLocked
+from accounts.models import User
+from tests.accounts.authenticator import enrolled
 from tests.api import anonymous
 from tests.committed import audit_trail_may_be_emptied, committed
 from tests.factories import PASSWORD, make_user
@@ -26,6 +29,11 @@ LOGIN = "/admin/login/"
 
 def over_api(password: str, username: str = "ada", **more: str) -> Any:
     asked = {"username": username, "password": password}
+    return anonymous().post("/api/v1/token", asked, format="json", **more)  # type: ignore[arg-type]
+
+
+def with_code(code: str, **more: str) -> Any:
+    asked = {"username": "ada", "password": PASSWORD, "otp": code}
     return anonymous().post("/api/v1/token", asked, format="json", **more)  # type: ignore[arg-type]
 
 
@@ -87,6 +95,69 @@ def test_the_console_locks_too_and_keeps_no_password() -> None:
     assert in_console(PASSWORD, REMOTE_ADDR="192.0.2.1") == 302
     kept = AccessAttempt.objects.values_list("post_data", "get_data", "username")
     assert "Wrong Guess 1" not in str(list(kept))
+
+
+class TestCodes:
+    """Wrong codes of a second factor count as wrong passwords do, together with them."""
+
+    CODES = "/second-factor/"
+
+    @pytest.fixture(autouse=True)
+    def on_paper(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without the pauses of the device itself, which come between two tries."""
+        monkeypatch.setattr(Authenticator, "verify_is_allowed", lambda _: (True, None))
+        an_operator()
+        _, self.backup = enrolled(User.objects.get())
+
+    @pytest.mark.urls("config.urls")
+    def test_five_over_the_api_lock_and_then_a_right_one_is_refused_unused(self) -> None:
+        assert [with_code("123").status_code for _ in range(3)] == [401] * 3
+        assert over_api("wrong").status_code == 401
+        locked = with_code("123")
+        assert (locked.status_code, locked.json()["code"], locked["Retry-After"]) == (
+            429,
+            "sign_in_locked",
+            "900",
+        )
+        assert with_code(self.backup[0]).status_code == 429
+        assert with_code(self.backup[0], REMOTE_ADDR="192.0.2.1").status_code == 200
+
+    @pytest.mark.urls("config.urls")
+    def test_over_the_api_a_password_alone_ends_no_count_and_a_right_code_does(self) -> None:
+        for _ in range(4):
+            with_code("123")
+        assert over_api(PASSWORD).json()["code"] == "second_factor_required"
+        assert AccessAttempt.objects.get().failures_since_start == 4
+        assert with_code(self.backup[0]).status_code == 200
+        assert not AccessAttempt.objects.exists()
+
+    def test_five_in_the_console_lock_and_then_a_right_one_is_refused_unused(self) -> None:
+        client = self.signed_in()
+        assert [client.post(self.CODES, {"code": "123-456-78"}).status_code for _ in range(4)] == [400] * 4
+        # Signing in again with the password is no way to begin anew.
+        client = self.signed_in()
+        assert client.post(self.CODES, {"code": "123"}).status_code == 429
+        assert client.post(self.CODES, {"code": self.backup[0]}).status_code == 429
+        assert in_console(PASSWORD) == 429
+        elsewhere = self.signed_in(REMOTE_ADDR="192.0.2.1")
+        done = elsewhere.post(self.CODES, {"code": self.backup[0]}, REMOTE_ADDR="192.0.2.1")
+        assert done.status_code == 302
+        kept = AccessAttempt.objects.get(ip_address="127.0.0.1")
+        assert kept.failures_since_start == 5
+        assert "123-456-78" not in kept.post_data
+
+    def test_in_the_console_a_right_code_ends_the_count(self) -> None:
+        client = self.signed_in()
+        for _ in range(4):
+            client.post(self.CODES, {"code": "123"})
+        assert client.post(self.CODES, {"code": self.backup[0]}).status_code == 302
+        assert not AccessAttempt.objects.exists()
+
+    def signed_in(self, **more: str) -> Client:
+        client = Client()
+        signed = client.post(LOGIN, {"username": "ada", "password": PASSWORD}, **more)  # type: ignore[arg-type]
+        assert signed.status_code == 302
+        return client
 
 
 @pytest.mark.urls("config.urls")

@@ -3,8 +3,9 @@
 import datetime as dt
 import json
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import jwt
@@ -13,7 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from accounts import openid
+from accounts import openid, openid_keys
+from accounts.errors import ProviderUnavailable
 from accounts.models import ExternalIdentity, Membership
 from common import clock
 from tests.api import anonymous
@@ -38,12 +40,17 @@ class Provider:
         ]
         self.asked = 0
         self.status = 200
+        self.body: bytes | None = None
+        self.pause = 0.0
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.asked += 1
-                body = json.dumps({"keys": provider.keys}).encode()
+                time.sleep(provider.pause)
+                body = (
+                    json.dumps({"keys": provider.keys}).encode() if provider.body is None else provider.body
+                )
                 self.send_response(provider.status)
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
@@ -52,7 +59,7 @@ class Provider:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -147,13 +154,88 @@ def test_invented_key_ids_do_not_have_the_provider_asked_each_time(
     assert provider.asked == 1
 
 
-@pytest.mark.parametrize("status", [302, 500])
-def test_a_provider_that_does_not_answer_is_left_alone_for_a_while(
-    status: int, member: Membership, provider: Provider
+def test_a_new_key_is_asked_for_a_minute_after_the_last_time(
+    member: Membership, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provider.status = status
-    assert [asked_with(token()) for _ in range(3)] == [401] * 3
+    assert asked_with(token()) == 200
+    provider.keys = [provider.published(RSAAlgorithm, OTHER_RSA, "new")]
+    new = token(OTHER_RSA, kid="new")
+    assert asked_with(new) == 401
+    keys = openid._keys(provider.url)
+    keys._asked_at -= openid_keys.UNKNOWN_SECONDS
+    assert asked_with(new) == 200
+    assert provider.asked == 2
+    assert asked_with(token()) == 401, "a key that is no longer published signs nothing"
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "RS384", "RS512", "PS256", "none", "", None, 7])
+def test_of_other_algorithms_the_provider_is_not_even_asked(
+    algorithm: Any, member: Membership, provider: Provider
+) -> None:
+    _, body, signature = token().split(".")
+    head = jwt.utils.base64url_encode(json.dumps({"alg": algorithm, "kid": "rsa"}).encode()).decode()
+    assert asked_with(f"{head}.{body}.{signature}") == 401
+    assert provider.asked == 0
+
+
+def test_a_shared_secret_that_a_provider_publishes_signs_nothing(
+    member: Membership, provider: Provider
+) -> None:
+    secret = {"kty": "oct", "k": jwt.utils.base64url_encode(b"s" * 32).decode(), "kid": "oct"}
+    for alg in ({}, {"alg": "HS256"}):
+        openid._keys.cache_clear()
+        provider.keys = [{**secret, **alg}, provider.published(RSAAlgorithm, RSA, "rsa")]
+        assert asked_with(token()) == 200
+        assert asked_with(token(b"s" * 32, "HS256", "oct")) == 401
+
+
+def spoilt_by(provider: Provider, how: str) -> None:
+    spoil: dict[str, dict[str, Any]] = {
+        "redirect": {"status": 302}, "error": {"status": 500}, "slow": {"pause": 2.0},
+        "large": {"body": b" " * 262_145},
+        "no JSON": {"body": b"<html>"}, "no set": {"body": b"[]"}, "no list": {"body": b'{"keys": {}}'},
+        "no keys": {"body": b'{"keys": [1, null, {"kid": []}, {"kid": "rsa", "kty": 7}]}'},
+        "deep": {"body": b"[" * 100_000},
+    }  # fmt: skip
+    for name, value in spoil[how].items():
+        setattr(provider, name, value)
+
+
+@pytest.mark.parametrize(
+    "how", ["redirect", "error", "slow", "large", "no JSON", "no set", "no list", "no keys", "deep"]
+)
+def test_a_provider_that_does_not_answer_well_is_told_of_and_left_alone_for_a_while(
+    how: str, member: Membership, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openid_keys, "FETCH_SECONDS", 1.0)
+    spoilt_by(provider, how)
+    assert [asked_with(token()) for _ in range(3)] == [503] * 3
     assert provider.asked == 1
+    provider.status, provider.body, provider.pause = 200, None, 0.0
+    openid._keys(provider.url)._asked_at -= openid_keys.PAUSE_SECONDS
+    assert asked_with(token()) == 200
+
+
+def test_without_tls_keys_come_from_listed_networks_alone(
+    member: Membership, provider: Provider, settings: Any
+) -> None:
+    settings.UPSTREAM_ALLOWED_NETWORKS = []
+    assert asked_with(token()) == 503
+    assert provider.asked == 0
+
+
+def test_while_one_asks_the_others_do_not_wait_long(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openid_keys, "QUEUE_SECONDS", 0.05)
+    keys = openid_keys.ProviderKeys(provider.url)
+    assert keys.find("rsa") is not None
+    keys._asked_at -= openid_keys.UNKNOWN_SECONDS
+    with keys._asking:
+        assert keys.find("rsa") is not None, "who needs nothing new waits for nobody"
+        with pytest.raises(ProviderUnavailable) as refused:
+            keys.find("new")
+    assert refused.value.retry_after == 1
 
 
 def test_who_is_no_longer_active_or_linked_is_refused(member: Membership) -> None:

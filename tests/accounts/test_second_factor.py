@@ -1,21 +1,26 @@
 """The second factor: set up, asked for, good once, and in nobody's way who has none to give."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.contrib import admin
+from django.core.management import call_command
+from django.core.management.base import CommandError, SystemCheckError
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
-from django_otp.oath import totp
+from rest_framework.exceptions import AuthenticationFailed
 
-from accounts import second_factor
+from accounts import checks, second_factor, sign_ins
 from accounts.authenticators import Authenticator, BackupCode
 from accounts.errors import SecondFactorLocked, SecondFactorWrong
 from accounts.models import SignIn, User
 from audit.models import AuditEntry
+from tests.accounts.authenticator import enrolled, shown
 from tests.api import anonymous, refusal
 from tests.committed import audit_trail_may_be_emptied, committed
 from tests.console import console, operator
@@ -30,18 +35,6 @@ __all__ = ["audit_trail_may_be_emptied", "committed"]
 @pytest.fixture(autouse=True)
 def required(settings: Any) -> None:
     settings.SECOND_FACTOR_REQUIRED = True
-
-
-def shown(device: Authenticator, *, steps: int = 0) -> str:
-    """What the app shows, ``steps`` of 30 s from now."""
-    return f"{totp(device.secret, t0=-30 * steps):06d}"
-
-
-def enrolled(user: User) -> tuple[Authenticator, list[str]]:
-    """A device whose code of the step before this one is used up, and the codes on paper."""
-    device = second_factor.begin(user)
-    backup = second_factor.confirm(user, shown(device, steps=-1))
-    return Authenticator.objects.get(user=user), backup
 
 
 def actions(user: User) -> list[str]:
@@ -174,17 +167,142 @@ def test_nothing_at_rest_gives_a_code_away() -> None:
         assert not any(code.encode() in row or bytes.fromhex(code.replace("-", "")) in row for code in backup)
 
 
+class TestKeys:
+    """What a person's app shows is sealed under ``CREDENTIAL_KEYS``."""
+
+    @pytest.fixture
+    def shut(self, settings: Any) -> Authenticator:
+        """Sealed under a key that is no longer on the ring."""
+        ring = settings.CREDENTIAL_KEYS
+        settings.CREDENTIAL_KEYS = [Fernet.generate_key().decode()]
+        device, self.backup = enrolled(operator("admin"))
+        settings.CREDENTIAL_KEYS = ring
+        return device
+
+    def test_one_that_cannot_be_opened_is_not_called_a_wrong_code(self, shut: Authenticator) -> None:
+        client = console(shut.user)
+        answer = client.post(PAGE, {"code": "123456"})
+        assert answer.status_code == 503
+        assert "cannot be checked now" in answer.content.decode()
+        assert client.post(PAGE, {"code": self.backup[0]}).status_code == 302
+
+    def test_one_that_was_not_set_up_yet_is_begun_anew(self, shut: Authenticator) -> None:
+        Authenticator.objects.update(confirmed=False)
+        assert "<svg" in console(shut.user).get(PAGE).content.decode()
+        assert Authenticator.objects.get().opens
+
+    def test_the_check_of_a_deployment_names_whose_cannot_be_opened(self, shut: Authenticator) -> None:
+        enrolled(make_user())
+        found = checks.authenticators_open(app_configs=None, databases=["default"])
+        assert [each.id for each in found] == ["accounts.E001"]
+        assert found[0].msg == (
+            f"1 authenticators cannot be opened with CREDENTIAL_KEYS: those of users {shut.user_id}"
+        )
+
+    def test_the_check_of_a_deployment_tells_where_there_are_no_keys(self, settings: Any) -> None:
+        enrolled(make_user())
+        settings.CREDENTIAL_KEYS = [settings.KNOWN_CREDENTIAL_KEY]
+        with pytest.raises(SystemCheckError, match=r"accounts.E001.*CREDENTIAL_KEYS is not set"):
+            call_command("check", deploy=True, databases=["default"])
+
+    def test_the_check_is_content_where_all_open_and_where_no_database_is_asked(
+        self, shut: Authenticator
+    ) -> None:
+        assert checks.authenticators_open(app_configs=None, databases=None) == []
+        shut.delete()
+        enrolled(make_user())
+        assert checks.authenticators_open(app_configs=None, databases=["default"]) == []
+
+
 def test_it_is_reset_by_who_manages_roles_and_by_nobody_else() -> None:
     person, boss, other = operator("finance"), operator("super_admin"), operator("admin")
     enrolled(person)
     for client, left in ((_verified(other), True), (_verified(boss), False)):
-        client.post(
-            reverse("admin:accounts_user_changelist"),
-            {"action": "reset_second_factor", "_selected_action": [person.pk]},
-        )
+        reset_by(client, person)
         assert Authenticator.objects.filter(user=person).exists() is left
     assert actions(person) == ["second_factor_enrolled", "second_factor_reset"]
     assert AuditEntry.objects.get(action="second_factor_reset").actor == boss.username
+
+
+def reset_by(client: Client, person: User) -> None:
+    chosen = {"action": "reset_second_factor", "_selected_action": [person.pk]}
+    client.post(reverse("admin:accounts_user_changelist"), chosen)
+
+
+def test_a_reset_ends_what_was_signed_in_with_it_and_nothing_of_others() -> None:
+    person, boss = operator("finance"), operator("super_admin")
+    theirs, of_boss = _verified(person), _verified(boss)
+    tokens, tokens_of_boss = sign_ins.begin(user=person), sign_ins.begin(user=boss)
+    before = User.objects.get(pk=person.pk)
+    reset_by(of_boss, person)
+
+    answer = theirs.get(PAGE)
+    assert (answer.status_code, answer["Location"].partition("?")[0]) == (302, "/admin/login/")
+    assert sign_ins.has_ended(tokens.access_token)
+    with pytest.raises(AuthenticationFailed):
+        sign_ins.renew(user=person, presented=tokens)
+    assert AuditEntry.objects.get(action="second_factor_reset").after == {"sign_ins_ended": 1}
+
+    assert of_boss.get("/admin/").status_code == 200
+    assert not sign_ins.has_ended(tokens_of_boss.access_token)
+    # Neither a sign-in whose code was checked before it, nor a form that was filled in before it, undoes that.
+    with pytest.raises(AuthenticationFailed):
+        sign_ins.begin(user=before)
+    before.first_name = "Ada"
+    before.save()
+    assert theirs.get(PAGE)["Location"].startswith("/admin/login/")
+
+
+def test_a_password_that_somebody_else_sets_ends_sign_ins_too() -> None:
+    person, boss = make_user(), operator("super_admin")
+    tokens = sign_ins.begin(user=person)
+    fields = {"password1": "Quite a Mouthful 42", "password2": "Quite a Mouthful 42"}
+    page = reverse("admin:auth_user_password_change", args=(person.pk,))
+    assert _verified(boss).post(page, fields).status_code == 302
+    assert sign_ins.has_ended(tokens.access_token)
+
+
+def test_a_code_changes_the_key_of_the_session() -> None:
+    person = operator("admin")
+    device, _ = enrolled(person)
+    client = console(person)
+    before = client.session.session_key
+    assert client.post(PAGE, {"code": shown(device)}).status_code == 302
+    assert before
+    assert client.session.session_key not in {None, before}
+    client.cookies["console_session"] = before
+    assert client.get(PAGE)["Location"].startswith("/admin/login/")
+
+
+class TestCommand:
+    """``reset_second_factor``: nobody is left who could do it in the console."""
+
+    def test_the_one_super_admin_is_helped(self, capsys: pytest.CaptureFixture[str]) -> None:
+        person = operator("super_admin")
+        User.objects.filter(pk=person.pk).update(email="Boss@example.com")
+        client = _verified(person)
+        call_command("reset_second_factor", "boss@example.com")
+        assert json.loads(capsys.readouterr().out) == {"reset": person.username}
+        assert actions(person)[-1] == "second_factor_reset"
+        assert AuditEntry.objects.get(action="second_factor_reset").actor == "reset_second_factor"
+        assert client.get("/admin/")["Location"].startswith("/admin/login/")
+        assert "<svg" in console(User.objects.get(pk=person.pk)).get(PAGE).content.decode()
+
+    @pytest.mark.parametrize(
+        ("email", "said"),
+        [
+            ("nobody@example.com", "Nobody has this address"),
+            ("two@example.com", "Several people have this address"),
+            ("without@example.com", "This person has no second factor"),
+        ],
+    )
+    def test_nobody_else_is_taken_for_them(self, email: str, said: str) -> None:
+        for _ in range(2):
+            enrolled(make_user(email="two@example.com"))
+        make_user(email="without@example.com")
+        with pytest.raises(CommandError, match=said):
+            call_command("reset_second_factor", email)
+        assert Authenticator.objects.count() == 2
 
 
 def _verified(person: User) -> Client:

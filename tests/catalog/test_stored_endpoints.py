@@ -16,6 +16,7 @@ from django.db import IntegrityError, connection, transaction
 from audit.models import AuditEntry
 from catalog import rotation
 from catalog.models import Endpoint
+from catalog.rotation import Rotation, rotate_credentials
 from common import clock
 from common.sealing import Unsealable, reseal
 from tests.committed import audit_trail_may_be_emptied, committed
@@ -135,18 +136,16 @@ class TestCredential:
 
 
 class TestRotation:
-    def test_every_credential_moves_to_the_newest_key_once(
-        self, settings: Any, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_every_credential_moves_to_the_newest_key_once(self, settings: Any) -> None:
         settings.CREDENTIAL_KEYS = [OLD]
         endpoints = [make_endpoint(credential=f"{SECRET}-{number}") for number in range(3)]
         without = make_endpoint()
         times = set(Endpoint.objects.values_list("id", "credential_set_at"))
 
         settings.CREDENTIAL_KEYS = [NEW, OLD]
-        assert printed_by(capsys, "rotate_credentials") == {"rotated": 3, "unreadable": 0}
+        assert rotate_credentials() == Rotation(rotated=3, replaced=0, unreadable=0)
         moved = [column(endpoint) for endpoint in endpoints]
-        assert printed_by(capsys, "rotate_credentials") == {"rotated": 0, "unreadable": 0}
+        assert rotate_credentials() == Rotation(rotated=0, replaced=0, unreadable=0)
         assert [column(endpoint) for endpoint in endpoints] == moved
 
         settings.CREDENTIAL_KEYS = [NEW]
@@ -156,31 +155,29 @@ class TestRotation:
         without.refresh_from_db()
         assert without.credential is None
 
-    def test_a_run_that_was_killed_half_way_is_ended_by_the_next(
-        self, settings: Any, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_run_that_was_killed_half_way_is_ended_by_the_next(self, settings: Any) -> None:
         settings.CREDENTIAL_KEYS = [OLD]
         make_endpoint(credential=SECRET)
         settings.CREDENTIAL_KEYS = [NEW, OLD]
         make_endpoint(credential=SECRET)
-        assert printed_by(capsys, "rotate_credentials") == {"rotated": 1, "unreadable": 0}
+        assert rotate_credentials() == Rotation(rotated=1, replaced=0, unreadable=0)
         settings.CREDENTIAL_KEYS = [NEW]
         assert [endpoint.open_credential() for endpoint in Endpoint.objects.all()] == [SECRET] * 2
 
     def test_what_no_key_opens_is_counted_named_and_left_as_it_is(
-        self, settings: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+        self, settings: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         settings.CREDENTIAL_KEYS = [OTHER]
         endpoint = make_endpoint(credential=SECRET)
         before = column(endpoint)
         settings.CREDENTIAL_KEYS = [NEW, OLD]
         make_endpoint(credential=SECRET)
-        assert printed_by(capsys, "rotate_credentials") == {"rotated": 0, "unreadable": 1}
+        assert rotate_credentials() == Rotation(rotated=0, replaced=0, unreadable=1)
         assert column(endpoint) == before
         assert caplog.messages == [f"the credential of endpoint {endpoint.id} cannot be opened"]
 
     def test_one_that_is_replaced_meanwhile_stays_replaced(
-        self, settings: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         settings.CREDENTIAL_KEYS = [OLD]
         endpoint = make_endpoint(credential=SECRET)
@@ -192,7 +189,7 @@ class TestRotation:
             return reseal(sealed)
 
         monkeypatch.setattr(rotation, "reseal", replaced_first)
-        assert printed_by(capsys, "rotate_credentials") == {"rotated": 0, "unreadable": 0}
+        assert rotate_credentials() == Rotation(rotated=0, replaced=1, unreadable=0)
         assert Endpoint.objects.get().open_credential() == "the-new-one"
 
 

@@ -7,7 +7,7 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from catalog.endpoints import origin_of, validate_endpoint
-from catalog.upstream_networks import may_connect
+from common.upstream_networks import may_connect
 
 #: Every class of address that is not public, with its edges.
 FORBIDDEN = {

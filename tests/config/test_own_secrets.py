@@ -31,7 +31,9 @@ def _load(entry: str, environment: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "CREDENTIAL_KEYS"])
 @pytest.mark.parametrize(
-    "command", ["-m celery -A config worker --pool solo", "manage.py drain_usage"], ids=["worker", "drain"]
+    "command",
+    ["-m celery -A config worker --pool solo", "-m celery -A config beat", "manage.py drain_usage"],
+    ids=["worker", "beat", "drain"],
 )
 def test_what_works_in_the_background_does_not_start_either(command: str, name: str) -> None:
     given = {each: value for each, value in os.environ.items() if each != name}
@@ -41,3 +43,18 @@ def test_what_works_in_the_background_does_not_start_either(command: str, name: 
     )  # fmt: skip
     assert done.returncode != 0
     assert f"{name} is not set" in done.stderr
+
+
+def test_beat_with_secrets_of_its_own_starts() -> None:
+    """It gets as far as saying so; there is no database for its schedule."""
+    given = dict(os.environ) | {"DATABASE_URL": "postgres://127.0.0.1:1/nowhere"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "config", "beat"],
+        env=given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            said = next((line for line in process.stdout if "LocalTime" in line), "")
+        finally:
+            process.kill()
+    assert said

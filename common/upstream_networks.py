@@ -1,4 +1,4 @@
-"""Which addresses a gateway may connect to. A service's endpoint is typed by people, and names resolve to anything."""
+"""Which addresses of others may be connected to. Endpoints are typed by people, and names resolve to anything."""
 
 import ipaddress
 import socket
@@ -34,15 +34,26 @@ def may_connect(address: str) -> bool:
     Loopback, private, shared, link-local (metadata services live there), multicast and reserved addresses are not
     public, whichever way they are wrapped into IPv6. An address with a zone is one of this machine's own links.
     """
+    parsed = _parsed(address)
+    return parsed is not None and (_is_listed(parsed) or _is_public(parsed))
+
+
+def is_listed(address: str) -> bool:
+    """Whether an address is in ``UPSTREAM_ALLOWED_NETWORKS``."""
+    parsed = _parsed(address)
+    return parsed is not None and _is_listed(parsed)
+
+
+def _parsed(address: str) -> Address | None:
     try:
         parsed = _unwrapped(ipaddress.ip_address(address))
     except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None:
-        return False
-    if any(parsed in ipaddress.ip_network(network) for network in settings.UPSTREAM_ALLOWED_NETWORKS):
-        return True
-    return _is_public(parsed)
+        return None
+    return None if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None else parsed
+
+
+def _is_listed(address: Address) -> bool:
+    return any(address in ipaddress.ip_network(network) for network in settings.UPSTREAM_ALLOWED_NETWORKS)
 
 
 def _is_public(address: Address) -> bool:
