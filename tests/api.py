@@ -9,10 +9,15 @@ from rest_framework.test import APIClient
 
 from accounts.models import User
 from accounts.sign_ins import begin
+from tests.telling import Telling
+
+
+class Api(Telling, APIClient):
+    pass
 
 
 def anonymous() -> APIClient:
-    return APIClient(raise_request_exception=False)
+    return Api(raise_request_exception=False)
 
 
 def signed_in(user: User, *, consumer_id: object = None) -> APIClient:

@@ -7,10 +7,10 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from accounts.roles import sync_roles
-from audit.ownership import hand_over
+from audit.ownership import TABLES, hand_over
 from devstack.postgres import ROLE, Postgres
 from devstack.valkey import Valkey
-from tests.committed import empty_audit_trail
+from tests.committed import empty
 from tests.harness.servers import RUN
 from tests.superuser import as_superuser
 
@@ -34,7 +34,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
         if RUN.postgres is not None:
             with as_superuser():
                 hand_over(application=ROLE)
-        empty_audit_trail()
+        empty(TABLES)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,11 @@ from django.test import Client
 from accounts.models import User
 from accounts.roles import sync_roles
 from tests.factories import make_user
+from tests.telling import Telling
+
+
+class Console(Telling, Client):
+    pass
 
 
 def operator(role: str = "super_admin") -> User:
@@ -19,7 +24,7 @@ def operator(role: str = "super_admin") -> User:
 
 
 def console(person: User) -> Client:
-    client = Client(raise_request_exception=True)
+    client = Console(raise_request_exception=True)
     client.force_login(person)
     return client
 

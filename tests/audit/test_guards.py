@@ -51,6 +51,15 @@ def found() -> list[str | None]:
         f"SET ROLE {OWNER}",
         f"GRANT {OWNER} TO {ROLE}",
         "SET session_replication_role = replica",
+        "ALTER TABLE api_keys DISABLE TRIGGER audited_update",
+        "DROP TRIGGER audited ON users_groups",
+        "SELECT unaudit_table('tiers')",
+        "TRUNCATE entitlements",
+        "ALTER TABLE memberships RENAME TO other",
+        "CREATE RULE quiet AS ON UPDATE TO tiers DO INSTEAD NOTHING",
+        "CREATE TRIGGER early BEFORE UPDATE ON tiers FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+        "CREATE OR REPLACE FUNCTION audit_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TABLE own (); CREATE TRIGGER own AFTER INSERT ON own EXECUTE FUNCTION audit_change()",
     ],
 )
 def test_the_applications_role_may_only_insert_and_read(statement: str) -> None:
@@ -91,6 +100,11 @@ def test_what_leaves_the_trail_unguarded_is_reported(committed: None, postgres_s
         cursor.execute("ALTER TABLE audit_links ENABLE TRIGGER append_only")
         assert found() == ["audit.W004"]
         cursor.execute("ALTER TABLE audit_links ENABLE ALWAYS TRIGGER append_only")
+        cursor.execute(f"GRANT TRUNCATE ON tiers TO {ROLE}")
+        cursor.execute("ALTER TABLE tiers DISABLE TRIGGER audited_update")
+        assert found() == ["audit.W003", "audit.W004"]
+        cursor.execute(f"REVOKE TRUNCATE ON tiers FROM {ROLE}")
+        cursor.execute("ALTER TABLE tiers ENABLE ALWAYS TRIGGER audited_update")
     with as_superuser():
         take_back(application=ROLE)
     assert found() == ["audit.W002"]

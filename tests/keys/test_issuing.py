@@ -13,6 +13,7 @@ from keys.issuing import issue_key, revoke_key
 from keys.models import ApiKey
 from tests.committed import audit_trail_may_be_emptied, committed
 from tests.factories import make_entitlement, make_key, make_tier
+from tests.telling import told_by_the_application
 
 __all__ = ["audit_trail_may_be_emptied", "committed"]
 
@@ -55,7 +56,7 @@ def test_a_key_is_not_issued_at_a_tier_that_is_being_taken_away() -> None:
     issuing.join(10)
     assert refused == [TierTooHigh]
     assert not ApiKey.objects.exists()
-    assert not AuditEntry.objects.exists()
+    assert not told_by_the_application().exists()
 
 
 def test_a_key_is_revoked_once_however_many_try() -> None:
