@@ -3,7 +3,7 @@
 from django.db import migrations
 
 _AUDIT = """
-    SELECT audit_table('users', 'user', unaudited => '{last_login}', secrets => '{password}');
+    SELECT audit_table('users', 'user', unaudited => '{last_login,session_round}', secrets => '{password}');
     SELECT audit_table('auth_group', 'group');
     SELECT audit_table('auth_group_permissions', 'group_permission', told_as =>
         '[["group", "group_id", "permissions"]]');
@@ -31,7 +31,7 @@ _LEAVE = """
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0005_external_identities"),
+        ("accounts", "0006_session_round"),
         ("audit", "0003_changes_past_the_application"),
         ("auth", "0012_alter_user_first_name_max_length"),
     ]
