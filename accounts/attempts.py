@@ -1,15 +1,22 @@
 """Attempts to sign in, one at a time for a name and an address.
 
 django-axes counts failures after the password was checked: many attempts at once would all be checked before the first
-of them counts. So a second one that comes meanwhile is turned away.
+of them counts. So a second one that comes meanwhile is turned away. What axes keeps and says of an attempt is decided
+here too (``AXES_USERNAME_CALLABLE``, ``AXES_LOCKOUT_CALLABLE``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+from axes.helpers import get_lockout_message
+from django.conf import settings
 from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.utils.crypto import salted_hmac
 
 from accounts.errors import SignInLocked
+from accounts.models import User
 
 
 @contextmanager
@@ -28,3 +35,25 @@ def _asked(statement: str, who: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(statement, [who])
         return bool(cursor.fetchone()[0])
+
+
+def counted_name(request: HttpRequest, credentials: Mapping[str, Any] | None) -> str | None:
+    """The name that failures are counted for: a person's own, and a keyed digest of what is nobody's.
+
+    What is nobody's name may be a password, typed into the wrong field: no table and no log may have it.
+    """
+    typed = (credentials or {}).get("username")
+    if typed is None or User.objects.filter(username=typed).exists():
+        return typed
+    return f"unknown:{salted_hmac('accounts.attempts', typed, algorithm='sha256').hexdigest()}"
+
+
+def locked_out(
+    request: HttpRequest, response: HttpResponse | None, credentials: Mapping[str, Any] | None
+) -> HttpResponse:
+    """The console's answer to who is locked out, whoever it is and however they asked.
+
+    A script would be told by axes how the name is counted, and so whether somebody has it.
+    """
+    wait = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    return HttpResponse(get_lockout_message(), status=SignInLocked.status, headers={"Retry-After": wait})

@@ -176,6 +176,10 @@ AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_CLIENT_IP_CALLABLE = "audit.trail.address_of"
+AXES_USERNAME_CALLABLE = "accounts.attempts.counted_name"
+AXES_LOCKOUT_CALLABLE = "accounts.attempts.locked_out"
+#: Fields of a form of which neither rows nor logs of attempts have the value.
+AXES_SENSITIVE_PARAMETERS = ["username", "password", "csrfmiddlewaretoken", "ip_address"]
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 #: The gateway has no page to show to who is locked out; its view answers by itself. It takes no cookie for anybody's
