@@ -302,6 +302,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES
 SECURE_REDIRECT_EXEMPT = [r"^health", r"^(api/v1/)?metrics$"]
 CSRF_TRUSTED_ORIGINS = [CONSOLE_URL.rstrip("/")] if TLS else []
 
+DEFAULT_EXCEPTION_REPORTER_FILTER = "config.error_reports.DiscreetReports"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
