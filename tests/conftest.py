@@ -36,7 +36,8 @@ def kept_by_run() -> Iterator[KeptByRun]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(key_format, "NewKey", kept.remember)
         yield kept
-    assert kept.leaks_elsewhere() == []
+    leaks = kept.leaks_elsewhere()
+    assert not leaks, "\n".join(leaks)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,8 @@ def django_db_setup(
         empty_audit_trail()
     yield
     # Before it is dropped.
-    assert kept_by_run.leaks_in_database(connection.settings_dict["NAME"]) == []
+    leaks = kept_by_run.leaks_in_database(connection.settings_dict["NAME"])
+    assert not leaks, "\n".join(leaks)
 
 
 @pytest.fixture(scope="session")

@@ -313,6 +313,8 @@ class Planting:
             other.sign_in(self.boss.username, self.plant("password at a defect"), 500)
             other.sign_in(typed, self.plant("password after it at a defect"), 500)
             self.token(self.boss.username, self.plant("password at a defect of the API"), 500)
+        with renamed("users"):
+            self.token(self.plant("password in the field of the name at a defect of the API"), "any", 500)
         service = self.services["answers"]
         endpoint = service.endpoints.get()
         stored = {"id": endpoint.id, "base_url": endpoint.base_url, "weight": 5}
