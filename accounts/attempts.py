@@ -1,19 +1,24 @@
 """Attempts to sign in: passwords and codes of a second factor count alike, for a name and an address together.
 
 django-axes counts failures after they were checked: many attempts at once would all be checked before the first of them
-counts. So a second one that comes meanwhile is turned away.
+counts. So a second one that comes meanwhile is turned away. What axes keeps and says of an attempt is decided here too
+(``AXES_USERNAME_CALLABLE``, ``AXES_LOCKOUT_CALLABLE``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from axes.handlers.proxy import AxesProxyHandler
+from axes.helpers import get_lockout_message
 from django.conf import settings
 from django.contrib.auth.signals import user_login_failed
 from django.db import connection
+from django.http import HttpRequest, HttpResponse
+from django.utils.crypto import salted_hmac
 
 from accounts.errors import SecondFactorWrong, SignInLocked
+from accounts.models import User
 from audit.trail import address_of
 
 
@@ -67,3 +72,25 @@ def _asked(statement: str, who: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(statement, [who])
         return bool(cursor.fetchone()[0])
+
+
+def counted_name(request: HttpRequest, credentials: Mapping[str, Any] | None) -> str | None:
+    """The name that failures are counted for: a person's own, and a keyed digest of what is nobody's.
+
+    What is nobody's name may be a password, typed into the wrong field: no table and no log may have it.
+    """
+    typed = (credentials or {}).get("username")
+    if typed is None or User.objects.filter(username=typed).exists():
+        return typed
+    return f"unknown:{salted_hmac('accounts.attempts', typed, algorithm='sha256').hexdigest()}"
+
+
+def lockout_answer(
+    request: HttpRequest, response: HttpResponse | None, credentials: Mapping[str, Any] | None
+) -> HttpResponse:
+    """The console's answer to who is locked out, whoever it is and however they asked.
+
+    A script would be told by axes how the name is counted, and so whether somebody has it.
+    """
+    wait = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
+    return HttpResponse(get_lockout_message(), status=SignInLocked.status, headers={"Retry-After": wait})

@@ -176,10 +176,12 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 #: ``accounts.attempts.forget_failures`` does it, where a second factor is asked for after that.
 AXES_RESET_ON_SUCCESS = False
-#: Never written down with a failure.
-AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "code", "csrfmiddlewaretoken"]
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_CLIENT_IP_CALLABLE = "audit.trail.address_of"
+AXES_USERNAME_CALLABLE = "accounts.attempts.counted_name"
+AXES_LOCKOUT_CALLABLE = "accounts.attempts.lockout_answer"
+#: Fields of a form of which neither rows nor logs of attempts have the value.
+AXES_SENSITIVE_PARAMETERS = ["username", "password", "code", "csrfmiddlewaretoken", "ip_address"]
 AXES_DISABLE_ACCESS_LOG = True
 AXES_VERBOSE = False
 #: The gateway has no page to show to who is locked out; its view answers by itself. It takes no cookie for anybody's
@@ -304,6 +306,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES
 SECURE_REDIRECT_EXEMPT = [r"^health", r"^(api/v1/)?metrics$"]
 CSRF_TRUSTED_ORIGINS = [CONSOLE_URL.rstrip("/")] if TLS else []
 
+DEFAULT_EXCEPTION_REPORTER_FILTER = "config.error_reports.DiscreetReports"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

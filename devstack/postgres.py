@@ -33,6 +33,8 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] ",
+    # The error is told; the statement would tell its values, and one may be a password typed as a name.
+    "log_min_error_statement": "panic",
 }
 
 

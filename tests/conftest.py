@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from accounts.roles import sync_roles
 from audit.ownership import TABLES, hand_over
 from devstack.postgres import ROLE, Postgres
 from devstack.valkey import Valkey
+from keys import format as key_format
 from tests.committed import empty
+from tests.harness.kept_by_run import KeptByRun
 from tests.harness.servers import RUN
 from tests.superuser import as_superuser
 
@@ -26,8 +29,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_by_run() -> Iterator[KeptByRun]:
+    """When all tests of this worker have run, nothing that its servers keep has a secret of the run in it (I11)."""
+    kept = KeptByRun(RUN)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(key_format, "NewKey", kept.remember)
+        yield kept
+    leaks = kept.leaks_elsewhere()
+    assert not leaks, "\n".join(leaks)
+
+
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+def django_db_setup(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, kept_by_run: KeptByRun
+) -> Iterator[None]:
     """As in production, there are roles, and the audit trail is not the application's role's."""
     with django_db_blocker.unblock():
         sync_roles()
@@ -35,6 +51,10 @@ def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -
             with as_superuser():
                 hand_over(application=ROLE)
         empty(TABLES)
+    yield
+    # Before it is dropped.
+    leaks = kept_by_run.leaks_in_database(connection.settings_dict["NAME"])
+    assert not leaks, "\n".join(leaks)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,10 @@ from axes.models import AccessAttempt
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
 from django.db import connection
+from django.http import HttpRequest
 from django.test import Client
 
-from accounts.attempts import one_attempt
+from accounts.attempts import counted_name, one_attempt
 from accounts.authenticators import Authenticator
 from accounts.errors import SignInLocked
 from accounts.models import User
@@ -158,6 +159,66 @@ class TestCodes:
         signed = client.post(LOGIN, {"username": "ada", "password": PASSWORD}, **more)  # type: ignore[arg-type]
         assert signed.status_code == 302
         return client
+
+
+TYPED = "My Own Password 4711 " + "x" * 300
+
+
+@pytest.fixture
+def two_failures_lock(settings: Any) -> None:
+    """Each costs a third of a second, of a name that is nobody's too."""
+    settings.AXES_FAILURE_LIMIT = 2
+
+
+def assert_counted_and_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    attempt = AccessAttempt.objects.get()
+    assert attempt.failures_since_start == 2
+    assert attempt.username == counted_name(HttpRequest(), {"username": TYPED})
+    assert "My Own Password" not in f"{AccessAttempt.objects.values()} {caplog.text}"
+    assert "Repeated login failure" in caplog.text
+
+
+@pytest.mark.usefixtures("two_failures_lock")
+@pytest.mark.urls("config.urls")
+def test_what_is_nobodys_name_is_locked_too_and_kept_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a password in the wrong field."""
+    caplog.set_level("DEBUG")
+    assert [over_api("wrong", TYPED).status_code for _ in range(3)] == [401, 429, 429]
+    assert_counted_and_not_kept(caplog)
+    assert over_api("wrong", "Another Password 42").status_code == 401
+
+
+@pytest.mark.usefixtures("two_failures_lock")
+def test_the_console_locks_and_keeps_no_unknown_name_either(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    assert [in_console("wrong", TYPED) for _ in range(3)] == [200, 429, 429]
+    assert_counted_and_not_kept(caplog)
+
+
+@pytest.mark.usefixtures("two_failures_lock")
+def test_a_lock_does_not_tell_whether_a_name_is_somebodys() -> None:
+    an_operator()
+    answers = {}
+    for name in ("ada", "nobody"):
+        for _ in range(2):
+            fields = {"username": name, "password": "wrong"}
+            answers[name] = Client().post(LOGIN, fields, HTTP_X_REQUESTED_WITH="XMLHttpRequest")
+    known, unknown = answers.values()
+    assert known.status_code == unknown.status_code == 429
+    assert known["Retry-After"] == "900"
+    for answer in (known, unknown):
+        del answer["X-Request-Id"]
+    assert (known.content, known.headers) == (unknown.content, unknown.headers)
+
+
+def test_somebody_is_counted_by_name_and_a_digest_is_nobody_elses_to_make(settings: Any) -> None:
+    make_user("ada")
+    assert counted_name(HttpRequest(), {"username": "ada"}) == "ada"
+    counted = counted_name(HttpRequest(), {"username": "Ada"})
+    assert counted is not None
+    assert counted_name(HttpRequest(), {"username": counted}) != counted
+    settings.SECRET_KEY = "another"
+    assert counted_name(HttpRequest(), {"username": "Ada"}) != counted
 
 
 @pytest.mark.urls("config.urls")
