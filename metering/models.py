@@ -229,6 +229,40 @@ class QuotaPeriod(models.Model):
         return f"{self.month:%Y-%m}: {self.used}"
 
 
+class Gateway(models.Model):
+    """A gateway's slot (``consumption.spool``), and what its owner said last of calls that no journal has yet.
+
+    A slot outlives its owner: whoever takes it over goes on with its row. ``oldest_open``: when the oldest call began
+    that is let in and not settled, or waits in the spool; empty where there is none.
+    """
+
+    id = models.CharField(primary_key=True, max_length=64, help_text="The slot's name.")
+    host = models.CharField(max_length=255)
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+    open_calls = models.PositiveIntegerField(default=0)
+    spooled = models.PositiveIntegerField(default=0)
+    oldest_open = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it stopped in peace, or was taken over."
+    )
+    dismissed_at = models.DateTimeField(null=True, blank=True)
+    dismissed_by = models.CharField(max_length=255, blank=True)
+    note = models.TextField(blank=True, help_text="Why nothing more is expected of it.")
+
+    class Meta:
+        db_table = "gateways"
+        ordering = ("-seen_at",)
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.id[:8]}"
+
+    def is_silent(self, since: dt.datetime) -> bool:
+        """Whether it was not heard of since then, though it neither stopped nor was taken over or dismissed."""
+        return self.ended_at is None and self.dismissed_at is None and self.seen_at < since
+
+
 class ShardEpoch(models.Model):
     """The number that a shard's live counters must carry to be believed. It only rises."""
 
