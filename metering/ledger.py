@@ -39,6 +39,7 @@ _INSERT = f"""
 #: Classes of SQLSTATE that say the data is at fault: data exception, integrity, program limit exceeded.
 _FAULTS_OF_DATA = ("22", "23", "54")
 _CHECK_VIOLATION = "23514"
+_UNSETTLED, _BY_HAND = UsageRecord.Status.UNSETTLED, UsageRecord.Settlement.MANUAL
 
 
 class MissingPartition(Exception):
@@ -81,6 +82,12 @@ def merge(lines: Sequence[Line]) -> Changes:
     What the database refuses is found by halving, and told in ``refused``. Raises ``MissingPartition``.
     """
     return _merge(lines, _closed_until(lines))
+
+
+def enter(line: Line) -> None:
+    """Write a correction that a person made, in the caller's transaction, which holds the shard's position."""
+    prepare()
+    _merge_new([line], None)
 
 
 def _closed_until(lines: Sequence[Line]) -> dt.datetime | None:
@@ -189,7 +196,7 @@ def _merge_known(
             continue
         if not line.is_settled:
             continue
-        if record.status != UsageRecord.Status.UNSETTLED:
+        if record.status != _UNSETTLED:
             if not _is_same(record, line):
                 changes.refused.append(_conflict(line))
         elif _identity(record) != _identity(line.entry):
@@ -236,8 +243,8 @@ def _corrections(id_: uuid.UUID) -> Any:
 
 def _correct(line: Line, changes: Changes) -> None:
     """Add a correction, unless this settle has one. A void is a correction that is itself ``unsettled``."""
-    earlier = list(_corrections(line.id))
-    settles = [correction for correction in earlier if correction.status != UsageRecord.Status.UNSETTLED]
+    earlier = list(_corrections(line.id).order_by("id"))
+    settles = [row for row in earlier if row.status != _UNSETTLED and row.settlement != _BY_HAND]
     if not settles and (line.is_settled or not earlier):
         correction = line.correction()
         _insert([correction])

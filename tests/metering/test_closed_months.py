@@ -319,3 +319,36 @@ def test_a_batch_that_no_journal_brought_stands_in_the_outbox_between_the_drains
     batches = JournalBatch.objects.filter(shard=market.shard).order_by("number")
     assert [batch.number for batch in batches] == [1, 2, 3]
     assert batches[1].record_ids == [added]
+
+
+@pytest.mark.parametrize(
+    "midnight",
+    [dt.datetime(2028, 2, 1), dt.datetime(2028, 3, 1), dt.datetime(2028, 1, 1)],  # noqa: DTZ001 - given one below
+    ids=["31 January", "29 February", "31 December"],
+)
+def test_the_last_millisecond_of_a_month_in_utc_wherever_the_caller_is(
+    market: Market, midnight: dt.datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In UTC+14 it is two in the afternoon of the next day by then, and the month is still the old one."""
+    kiritimati = dt.timezone(dt.timedelta(hours=14))
+    last = midnight.replace(hour=14, tzinfo=kiritimati) - dt.timedelta(milliseconds=1)
+    now = midnight.replace(tzinfo=dt.UTC) + dt.timedelta(hours=2)
+    monkeypatch.setattr(clock, "now", lambda: now)
+    monkeypatch.setattr(clock, "now_ms", lambda: int(now.timestamp() * 1000))
+
+    def call(after_ms: int, **fields: Any) -> journal.Entry:
+        return market.entry(request_id=uuid7(int(last.timestamp() * 1000) + after_ms), **fields)
+
+    market.write(call(0), call(1), call(0, cost="0.1"))
+    market.drain()
+    closed = close()
+    assert (closed.month, clock.next_month(closed.month)) == (clock.month_of(last), midnight.date())
+    assert (closed.records, closed.totals) == (2, {"USD": "0.103"})
+
+    late = call(0)
+    market.write(late, call(1), how="late")
+    market.drain()
+    assert corrections() == [(late.request_id, late.request_id, "success", 30, Decimal("0.003"))]
+    assert clock.month_of(UsageRecord.objects.get(kind="correction").timestamp) == midnight.date()
+    assert used() == {closed.month: 60, midnight.date(): 60}
+    assert_books_agree()
