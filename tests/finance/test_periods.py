@@ -190,6 +190,11 @@ def test_months_close_in_their_order(ready: Market) -> None:
     first = clock.month_of(before)
     assert periods.open_months() == [first, last_month(), ready.month]
     assert missing() == {"Earlier months are closed": f"{first:%Y-%m} is not"}
+    assert "none since the month's end" in str([found.found for found in periods.conditions(first)])
+    reconciliation.reconcile(asked_by="anna")
+    periods.close(first, actor="anna")
+    periods.close(last_month(), actor="anna")
+    assert [closed.records for closed in ClosedMonth.objects.order_by("month")] == [1, 1]
 
 
 @pytest.mark.django_db
