@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ from consumption.endpoint_troubles import TroubleTeller
 from consumption.gateway import Gateway
 from consumption.idempotency import Idempotency
 from consumption.kept_answers import KeptAnswers
+from consumption.presence import Presence
 from consumption.settlement import Settlement
 from consumption.spool import Spool
 from consumption.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ from consumption.upstream import Upstream
 from keys import last_used, proofs
 from keys.keyring import Keyring, in_database_thread
 from keys.shared_proofs import SharedProofs
+from metering import gateways
 from policy.engine import PolicyEngine, Rule
 from policy.rules import load_rules
 from quotas.admission import Admission
@@ -52,6 +54,7 @@ class Runtime:
             self.line, gateway=f"{self.spool.name}:{time.time_ns()}", journal_bound=settings.JOURNAL_BOUND
         )
         self.settlement = Settlement(self.admission, self.spool)
+        self.presence = Presence(self.settlement, self.spool)
         self.gateway = Gateway(
             keyring=Keyring(proofs.of_process(), SharedProofs(self._shared_proof)),
             admission=self.admission,
@@ -96,6 +99,7 @@ class Runtime:
             self.spool.keep_settling(self.admission),
             self.events.run(self._send_events),
             self._troubles.keep_telling(),
+            self._keep_reporting(),
         ):
             self._run(work)
 
@@ -111,6 +115,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._write_last_used()
+        await self._write(self.presence.leave)
         self._changes.stop()
         await self.line.stop()
         await self.gateway.upstream.close()
@@ -200,11 +205,20 @@ class Runtime:
             await self._write_last_used()
 
     async def _write_last_used(self) -> None:
+        await self._write(last_used.write)
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await asyncio.sleep(gateways.REPORT_EVERY_SECONDS)
+            await self._write(self.presence.reporting())
+
+    async def _write(self, write: Callable[[], object]) -> None:
+        """What can wait until PostgreSQL is there again."""
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._loader, in_database_thread, last_used.write)
+            await loop.run_in_executor(self._loader, in_database_thread, write)
         except DatabaseError as error:
-            log.warning("when keys were used last was not written: %s", type(error).__name__)
+            log.warning("PostgreSQL was not told: %s", type(error).__name__)
 
     async def _keep_catalogue(self) -> None:
         loop = asyncio.get_running_loop()
@@ -212,6 +226,9 @@ class Runtime:
             await self._reload.wait()
             self._reload.clear()
             try:
+                if not self.catalogue_loaded:
+                    # Who lets a call in is on the register before.
+                    await loop.run_in_executor(self._loader, in_database_thread, self.presence.reporting())
                 loaded, rules = await loop.run_in_executor(self._loader, in_database_thread, _load)
             except DatabaseError as error:
                 log.warning("catalogue not read: %s", type(error).__name__)

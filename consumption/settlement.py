@@ -93,6 +93,11 @@ class Settlement:
         """Calls let in and not yet settled."""
         return len(self._open)
 
+    @property
+    def oldest_open(self) -> uuid.UUID | None:
+        """The oldest call let in and not yet settled."""
+        return min(self._open, default=None)
+
     def opened(self, lease: Lease) -> None:
         """A call was let in; its lease is renewed until ``settle``."""
         self._open[lease.request_id] = (lease.shard, asyncio.current_task())

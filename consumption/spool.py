@@ -113,6 +113,11 @@ class Spool:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def oldest(self) -> uuid.UUID | None:
+        """The oldest call that waits here."""
+        return min(self._records, default=None)
+
     async def keep(self, encoded: bytes, *, epoch: str, append: bool) -> None:
         """Hold a record; returns once it is on disk. Raises ``OSError`` where it cannot be written there."""
         record = Record(encoded, time.time(), epoch, append)

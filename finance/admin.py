@@ -19,7 +19,10 @@ from common import clock
 from finance import downloads, exports
 from finance.errors import DownloadRefused
 from finance.models import Difference, ExportJob, Reconciliation
+from finance.periods_admin import ClosedMonthAdmin, GatewayAdmin
 from finance.tasks import reconcile_books, run_export
+
+__all__ = ["ClosedMonthAdmin", "ExportJobAdmin", "GatewayAdmin", "ReconciliationAdmin"]
 
 
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone

@@ -19,42 +19,55 @@ _Source = Difference.Source
 #: Hours and rows that a cause names at most.
 MOST_NAMED = 3
 
-_SUMS = """
+#: What is compared: calls, then corrections, which no quota counts.
+_KINDS = ("usage", "correction")
+
+
+def _sums(requests: str) -> str:
+    """Requests, tokens and cost of each kind, as columns ``n…``, ``t…`` and ``c…``."""
+    return ", ".join(
+        f"coalesce({what} FILTER (WHERE kind = '{kind}'), 0) AS {name}_{kind}"
+        for kind in _KINDS
+        for name, what in (("n", requests), ("t", "sum(total_tokens)"), ("c", "sum(cost_amount)"))
+    )
+
+
+_COLUMNS = [f"{name}_{kind}" for kind in _KINDS for name in "ntc"]
+_BOTH = ", ".join(f"coalesce({book}.{column}, 0)" for book in "lr" for column in _COLUMNS)
+_SUMS = f"""
     WITH ledger AS (
         SELECT date_trunc('month', "timestamp" AT TIME ZONE 'UTC')::date AS month, consumer_id, service_id, currency,
-            count(*) AS requests, sum(total_tokens) AS tokens, sum(cost_amount) AS cost
-        FROM usage_records WHERE kind = 'usage' AND "timestamp" >= %(start)s AND "timestamp" < %(end)s
-        GROUP BY 1, 2, 3, 4
+            {_sums("count(*)")}
+        FROM usage_records WHERE "timestamp" >= %(start)s AND "timestamp" < %(end)s GROUP BY 1, 2, 3, 4
     ), rollup AS (
         SELECT date_trunc('month', hour AT TIME ZONE 'UTC')::date AS month, consumer_id, service_id, currency,
-            sum(requests) AS requests, sum(total_tokens) AS tokens, sum(cost_amount) AS cost
+            {_sums("sum(requests)")}
         FROM usage_rollups WHERE hour >= %(start)s AND hour < %(end)s GROUP BY 1, 2, 3, 4
     ), pairs AS (
-        SELECT month, consumer_id, service_id, currency, coalesce(l.requests, 0), coalesce(l.tokens, 0),
-            coalesce(l.cost, 0), coalesce(r.requests, 0), coalesce(r.tokens, 0), coalesce(r.cost, 0),
-            sum(coalesce(l.tokens, 0)) OVER same, sum(coalesce(r.tokens, 0)) OVER same
+        SELECT month, consumer_id, service_id, currency, {_BOTH},
+            sum(coalesce(l.t_usage, 0)) OVER same, sum(coalesce(r.t_usage, 0)) OVER same
         FROM ledger l FULL JOIN rollup r USING (month, consumer_id, service_id, currency)
         WINDOW same AS (PARTITION BY month, consumer_id, service_id)
     )
     SELECT p.*, coalesce(q.used, 0)
     FROM pairs p LEFT JOIN quota_periods q USING (month, consumer_id, service_id)
     UNION ALL
-    SELECT month, consumer_id, service_id, '', 0, 0, 0, 0, 0, 0, 0, 0, used
+    SELECT month, consumer_id, service_id, '', {", ".join(["0"] * 14)}, used
     FROM quota_periods q WHERE month >= %(start)s::date AND month < %(end)s::date AND NOT EXISTS (
         SELECT FROM pairs p WHERE (p.month, p.consumer_id, p.service_id) = (q.month, q.consumer_id, q.service_id)
     )
-"""
+"""  # noqa: S608 - constants  # nosec B608
 _HOURS = """
-    SELECT hour FROM (
-        SELECT date_trunc('hour', "timestamp", 'UTC') AS hour, count(*) AS n, sum(total_tokens) AS t,
+    SELECT DISTINCT hour FROM (
+        SELECT date_trunc('hour', "timestamp", 'UTC') AS hour, kind, count(*) AS n, sum(total_tokens) AS t,
             sum(cost_amount) AS c
-        FROM usage_records WHERE kind = 'usage' AND consumer_id = %(consumer)s AND service_id = %(service)s
-            AND "timestamp" >= %(start)s AND "timestamp" < %(end)s GROUP BY 1
+        FROM usage_records WHERE consumer_id = %(consumer)s AND service_id = %(service)s
+            AND "timestamp" >= %(start)s AND "timestamp" < %(end)s GROUP BY 1, 2
     ) l FULL JOIN (
-        SELECT hour, sum(requests) AS n, sum(total_tokens) AS t, sum(cost_amount) AS c FROM usage_rollups
+        SELECT hour, kind, sum(requests) AS n, sum(total_tokens) AS t, sum(cost_amount) AS c FROM usage_rollups
         WHERE consumer_id = %(consumer)s AND service_id = %(service)s AND hour >= %(start)s AND hour < %(end)s
-        GROUP BY 1
-    ) r USING (hour)
+        GROUP BY 1, 2
+    ) r USING (hour, kind)
     WHERE (coalesce(l.n, 0), coalesce(l.t, 0), coalesce(l.c, 0))
         <> (coalesce(r.n, 0), coalesce(r.t, 0), coalesce(r.c, 0)) ORDER BY hour
 """
@@ -72,8 +85,8 @@ class Pair:
 
     def __init__(self, row: Sequence[Any]) -> None:
         self.month, self.consumer_id, self.service_id, self.currency = row[:4]
-        self.ledger, self.rollup = tuple(row[4:7]), tuple(row[7:10])
-        self.ledger_tokens, self.rollup_tokens, self.period_tokens = (int(tokens) for tokens in row[10:13])
+        self.ledger, self.rollup = tuple(row[4:10]), tuple(row[10:16])
+        self.ledger_tokens, self.rollup_tokens, self.period_tokens = (int(tokens) for tokens in row[16:19])
 
     @property
     def agrees(self) -> bool:
@@ -91,9 +104,12 @@ class Pair:
         )
 
     def _told(self, sums: tuple[Any, ...]) -> dict[str, Any]:
-        requests, tokens, cost = sums
-        told = plain(cost or ZERO)
-        return {"requests": int(requests), "tokens": int(tokens), "cost": told, "currency": self.currency}
+        told: dict[str, Any] = {"currency": self.currency}
+        for prefix, (requests, tokens, cost) in (("", sums[:3]), ("corrected_", sums[3:])):
+            if prefix == "" or any(sums[3:]):
+                told[f"{prefix}requests"], told[f"{prefix}tokens"] = int(requests), int(tokens)
+                told[f"{prefix}cost"] = plain(cost or ZERO)
+        return told
 
     def _at_fault(self, rows: list[uuid.UUID]) -> str:
         if rows:

@@ -11,3 +11,7 @@ class DownloadRefused(Problem):
     """One answer for a link that is forged, stale, another person's or of a file that is gone."""
 
     code, status, title = "download_refused", 403, "This link is not valid any more"
+
+
+class PeriodNotReady(Problem):
+    code, status, title = "period_not_ready", 409, "The month cannot be closed yet"

@@ -115,7 +115,11 @@ class Reconciliation(models.Model):
         db_table = "reconciliations"
         ordering = ("-id",)
         default_permissions = ("view",)
-        permissions = (("reconcile_books", "Can have the books reconciled"),)
+        permissions = (
+            ("reconcile_books", "Can have the books reconciled"),
+            ("close_month", "Can close months, and say of gateways that nothing more comes from them"),
+            ("correct_usage", "Can void and correct usage, and set dead letters aside"),
+        )
 
     def __str__(self) -> str:
         return f"{self.finished_at:%Y-%m-%d %H:%M:%S} UTC: {self.state}"

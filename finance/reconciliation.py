@@ -17,7 +17,7 @@ from django.db import connection, transaction
 
 from accounts.models import User
 from common import clock
-from finance import books, last_export
+from finance import books, last_export, periods
 from finance.models import Difference, Reconciliation
 from finance.snapshot import one_moment, positions
 from metering.models import ClosedMonth
@@ -43,10 +43,11 @@ def reconcile(*, asked_by: str, months: list[dt.date] | None = None) -> Reconcil
 
 
 def open_months() -> list[dt.date]:
-    """This month, and the last one until it is closed."""
-    this = clock.month_of(clock.now())
+    """This month, and until they are closed the last one and the one that closes next."""
+    this, end = clock.month_of(clock.now()), ClosedMonth.objects.end()
     last = clock.month_of(clock.month_start(this) - dt.timedelta(days=1))
-    return [this] if ClosedMonth.objects.filter(month=last).exists() else [last, this]
+    months = sorted({periods.open_months()[0], last, this})
+    return [month for month in months if end is None or clock.month_start(month) >= end]
 
 
 def latest() -> Reconciliation | None:

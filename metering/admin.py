@@ -17,11 +17,13 @@ from django.utils.functional import cached_property
 from redis import RedisError
 
 from audit import trail
+from audit.audited_admin import actor_of
+from audit.noted_action import ask_for_note, note_of
 from common.money import plain
 from metering import dead_letters, explorer_page, export
 from metering.consumers import consumers_meant, uuid_of
+from metering.correction_admin import CorrectionPages
 from metering.models import (
-    ClosedMonth,
     DeadLetter,
     JournalBatch,
     JournalPosition,
@@ -105,7 +107,7 @@ class ExportForm(forms.Form):
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnly):
+class UsageRecordAdmin(CorrectionPages, ReadOnly):
     list_display = (
         "id", "timestamp", "consumer", "service", "status", "total_tokens", "price", "duration_ms", "kind",
         "settlement",
@@ -190,7 +192,9 @@ def _csv(request: HttpRequest, first: dt.date, last: dt.date) -> StreamingHttpRe
 
 @admin.register(UsageRollup)
 class UsageRollupAdmin(ReadOnly):
-    list_display = ("hour", "consumer", "service", "tier", "status", "requests", "total_tokens", "price")
+    list_display = (
+        "hour", "consumer", "service", "tier", "status", "kind", "requests", "total_tokens", "price",
+    )  # fmt: skip
     list_filter = ("hour", "status", ConsumerFilter, "service")
     list_per_page = 50
 
@@ -229,7 +233,7 @@ class DeadLetterAdmin(ReadOnly):
         "shard", "epoch", "stream_id", "reason", "detail", "settlement", "entry_text", "created_at",
         "resolved_at",
     )  # fmt: skip
-    actions = ("retry",)
+    actions = ("retry", "set_aside")
 
     @admin.display(description="entry")
     def entry_text(self, letter: DeadLetter) -> str:
@@ -246,6 +250,20 @@ class DeadLetterAdmin(ReadOnly):
             self.message_user(request, "Valkey does not answer; try again later.", messages.ERROR)
             return
         self.message_user(request, f"{sent} entries are in the journal again.")
+
+    def has_set_aside_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("finance.correct_usage")
+
+    @admin.action(description="Set aside: it stays out of the ledger", permissions=["set_aside"])
+    def set_aside(self, request: HttpRequest, letters: QuerySet[DeadLetter]) -> TemplateResponse | None:
+        note = note_of(request)
+        if note is None:
+            return ask_for_note(self, request, letters, action="set_aside", title="Set aside")
+        count = dead_letters.set_aside(
+            letters, note=note, actor=actor_of(request), address=trail.address_of(request)
+        )
+        self.message_user(request, f"{count} set aside.")
+        return None
 
 
 @admin.register(JournalPosition)
@@ -264,8 +282,3 @@ class JournalBatchAdmin(ReadOnly):
     list_display = ("shard", "number", "drained_at")
     list_filter = ("shard", "drained_at")
     ordering = ("-id",)
-
-
-@admin.register(ClosedMonth)
-class ClosedMonthAdmin(ReadOnly):
-    list_display = ("month", "closed_at")

@@ -90,35 +90,38 @@ class Session:
         """One read of the journals and its transactions. Moves ``places``."""
         passed = 0
         for batches in transactions(self._reader.read(places, block_ms=block_ms)):
-            self._write(batches)
-            moved = [batch.next_position for batch in batches]
+            moved = self._write(batches)
             places.update({place.shard: place for place in moved})
             publish(self._server, moved)
             crash.point("after-trim")
             passed += sum(len(batch.entries) for batch in batches)
         return passed
 
-    def _write(self, batches: list[ShardBatch]) -> None:
+    def _write(self, batches: list[ShardBatch]) -> list[Position]:
         lines, letters = read(batches)
         self._partitions.ensure({line.month for line in lines} | {clock.month_of(clock.now())})
         crash.point("before-staging")
         try:
-            self._commit(batches, lines, letters)
+            moved = self._commit(batches, lines, letters)
         except ledger.MissingPartition:
             self._partitions.forget()
             raise
         crash.point("after-commit")
+        return moved
 
-    def _commit(self, batches: list[ShardBatch], lines: list[Line], letters: list[DeadLetter]) -> None:
+    def _commit(
+        self, batches: list[ShardBatch], lines: list[Line], letters: list[DeadLetter]
+    ) -> list[Position]:
         with transaction.atomic():
-            positions.advance(batches)
+            moved = positions.advance(batches)
             changes = ledger.merge(lines) if lines else Changes()
             crash.point("after-merge")
             epoch_of = {batch.position.shard: batch.position.epoch for batch in batches}
             dead_letters.file(letters + [_letter(refused, epoch_of) for refused in changes.refused])
-            positions.record(batches, _changed_ids(changes))
+            positions.record(moved, _changed_ids(changes))
             credits.give(self._server, changes.changed)
             crash.point("before-commit")
+        return moved
 
 
 def read(batches: list[ShardBatch]) -> tuple[list[Line], list[DeadLetter]]:

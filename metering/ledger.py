@@ -2,13 +2,15 @@
 
 | ledger has                        | arrives                          | done                                   |
 |-----------------------------------|----------------------------------|----------------------------------------|
-| nothing                           | any                              | insert                                 |
+| nothing, month open               | any                              | insert                                 |
+| nothing, month closed             | any                              | correction, in the month that is open  |
 | unsettled, month open             | settled                          | update once, rollups by the difference |
 | unsettled, voided or month closed | settled                          | correction                             |
 | settled                           | unsettled, or the same again     | nothing                                |
 | settled                           | other amounts                    | refused as ``conflict``                |
 """
 
+import datetime as dt
 import io
 import uuid
 from collections.abc import Iterable, Sequence
@@ -37,6 +39,7 @@ _INSERT = f"""
 #: Classes of SQLSTATE that say the data is at fault: data exception, integrity, program limit exceeded.
 _FAULTS_OF_DATA = ("22", "23", "54")
 _CHECK_VIOLATION = "23514"
+_UNSETTLED, _BY_HAND = UsageRecord.Status.UNSETTLED, UsageRecord.Settlement.MANUAL
 
 
 class MissingPartition(Exception):
@@ -78,11 +81,29 @@ def merge(lines: Sequence[Line]) -> Changes:
 
     What the database refuses is found by halving, and told in ``refused``. Raises ``MissingPartition``.
     """
+    return _merge(lines, _closed_until(lines))
+
+
+def enter(line: Line) -> None:
+    """Write a correction that a person made, in the caller's transaction, which holds the shard's position."""
+    prepare()
+    _merge_new([line], None)
+
+
+def _closed_until(lines: Sequence[Line]) -> dt.datetime | None:
+    """Where months are closed up to. Asked in the transaction of the merge, which closing waits for, and only where
+    it matters: the month that runs cannot be closed."""
+    this_month = clock.month_start(clock.month_of(clock.now()))
+    return ClosedMonth.objects.end() if any(line.moment < this_month for line in lines) else None
+
+
+def _merge(lines: Sequence[Line], closed_until: dt.datetime | None) -> Changes:
+    is_closed = closed_until is not None and any(line.moment < closed_until for line in lines)
     fault: DatabaseError
-    for way in (_merge_new, _merge_any):
+    for way in (_merge_any,) if is_closed else (_merge_new, _merge_any):
         try:
             with transaction.atomic():
-                return way(lines)
+                return way(lines, closed_until)
         except DatabaseError as error:
             if not _is_fault_of_data(error):
                 raise
@@ -90,8 +111,8 @@ def merge(lines: Sequence[Line]) -> Changes:
     if len(lines) == 1:
         return Changes(refused=[Refused(lines[0], DeadLetter.Reason.REFUSED, _refusal(fault))])
     half = len(lines) // 2
-    changes = merge(lines[:half])
-    changes.extend(merge(lines[half:]))
+    changes = _merge(lines[:half], closed_until)
+    changes.extend(_merge(lines[half:], closed_until))
     return changes
 
 
@@ -111,21 +132,31 @@ def _refusal(error: DatabaseError) -> str:
     return f"{type(error.__cause__).__name__} {code} {constraint}".strip()[:255]
 
 
-def _merge_new(lines: Sequence[Line]) -> Changes:
+def _merge_new(lines: Sequence[Line], _closed_until: dt.datetime | None) -> Changes:
     """The usual case, in which the ledger knows none of the lines. Fails as a whole where it does."""
     _copy("usage_records", lines)
     return _account(Changes([*lines]), Deltas())
 
 
-def _merge_any(lines: Sequence[Line]) -> Changes:
-    """All lines, whatever the ledger knows of them."""
+def _merge_any(lines: Sequence[Line], closed_until: dt.datetime | None) -> Changes:
+    """All lines, whatever the ledger knows of them, and of whatever month."""
     deltas = Deltas()
     firsts: dict[uuid.UUID, Line] = {}
-    again = [line for line in lines if firsts.setdefault(line.id, line) is not line]
+    others = [
+        line
+        for line in lines
+        if _is_before(line, closed_until) or firsts.setdefault(line.id, line) is not line
+    ]
     known = _insert(firsts.values())
     changes = Changes([line for line in firsts.values() if line.id not in known])
-    _merge_known([line for line in firsts.values() if line.id in known] + again, changes, deltas)
+    others = [line for line in firsts.values() if line.id in known] + others
+    _merge_known(others, changes, deltas, closed_until)
     return _account(changes, deltas)
+
+
+def _is_before(line: Line | UsageRecord, end: dt.datetime | None) -> bool:
+    moment = line.moment if isinstance(line, Line) else line.timestamp
+    return end is not None and moment < end
 
 
 def _account(changes: Changes, deltas: Deltas) -> Changes:
@@ -153,19 +184,24 @@ def _insert(lines: Iterable[Line]) -> set[uuid.UUID]:
         return {row[0] for row in cursor.fetchall()}
 
 
-def _merge_known(lines: Sequence[Line], changes: Changes, deltas: Deltas) -> None:
-    """Lines whose request the ledger has, one by one, in the order they came."""
+def _merge_known(
+    lines: Sequence[Line], changes: Changes, deltas: Deltas, closed_until: dt.datetime | None
+) -> None:
+    """Lines whose request the ledger has or may not take any more, one by one, in the order they came."""
     records = _locked(lines) if lines else {}
     for line in lines:
-        record = records[line.id]
+        record = records.get(line.id)
+        if record is None:
+            _correct(line, changes)
+            continue
         if not line.is_settled:
             continue
-        if record.status != UsageRecord.Status.UNSETTLED:
+        if record.status != _UNSETTLED:
             if not _is_same(record, line):
                 changes.refused.append(_conflict(line))
         elif _identity(record) != _identity(line.entry):
             changes.refused.append(_conflict(line))
-        elif _is_final(record):
+        elif _is_before(record, closed_until) or _corrections(record.id).exists():
             _correct(line, changes)
         else:
             deltas.remove(record)
@@ -201,24 +237,19 @@ def _conflict(line: Line) -> Refused:
     return Refused(line, DeadLetter.Reason.CONFLICT, "the ledger has other amounts for this request")
 
 
-def _is_final(record: UsageRecord) -> bool:
-    """Whether an unsettled row may not be changed any more: somebody decided on it, or its month is closed."""
-    month = clock.month_of(record.timestamp)
-    return _corrections(record.id).exists() or ClosedMonth.objects.filter(month=month).exists()
-
-
 def _corrections(id_: uuid.UUID) -> Any:
     return UsageRecord.objects.filter(corrects=id_, kind=UsageRecord.Kind.CORRECTION)
 
 
 def _correct(line: Line, changes: Changes) -> None:
     """Add a correction, unless this settle has one. A void is a correction that is itself ``unsettled``."""
-    earlier = _corrections(line.id).exclude(status=UsageRecord.Status.UNSETTLED).first()
-    if earlier is None:
+    earlier = list(_corrections(line.id).order_by("id"))
+    settles = [row for row in earlier if row.status != _UNSETTLED and row.settlement != _BY_HAND]
+    if not settles and (line.is_settled or not earlier):
         correction = line.correction()
         _insert([correction])
         changes.changed.append(correction)
-    elif not _is_same(earlier, line):
+    elif line.is_settled and not _is_same(settles[0], line):
         changes.refused.append(_conflict(line))
 
 

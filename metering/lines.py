@@ -25,7 +25,8 @@ COLUMNS = (
     "settlement", "metadata",
 )  # fmt: skip
 
-_SETTLEMENTS = frozenset(UsageRecord.Settlement.values)
+#: What a gateway, the reaper or a replay writes; what a person enters comes by no journal.
+_SETTLEMENTS = frozenset(UsageRecord.Settlement.values) - {UsageRecord.Settlement.MANUAL}
 _NULL = "\\N"
 _FIELD = re.compile(r"at `\$\.(\w+)`")
 

@@ -1,5 +1,6 @@
 """The ledger (what was used and what it cost), its rollups, and how far the journal has come into it."""
 
+import datetime as dt
 import json
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ from django.db import models
 
 from accounts.models import Consumer
 from catalog.models import PriceVersion, Service, Tier
+from common import clock
 from keys.models import ApiKey
 
 
@@ -43,6 +45,7 @@ class UsageRecord(models.Model):
         LATE = "late", "settled after its lease was gone"
         REPLAY = "replay", "handed in after an outage"
         REAPED = "reaped", "lease ran out, nobody settled"
+        MANUAL = "manual", "entered by a person"
 
     id = models.UUIDField(primary_key=True)
     request_id = models.UUIDField()
@@ -100,11 +103,29 @@ class UsageRecord(models.Model):
         return f"{self.status} {self.id}"
 
 
+class ClosedMonthQuerySet(models.QuerySet["ClosedMonth"]):
+    def end(self) -> dt.datetime | None:
+        """Rows of the ledger before this moment stay as they are; None where no month is closed."""
+        last = self.order_by("-month").values_list("month", flat=True).first()
+        return None if last is None else clock.month_start(clock.next_month(last))
+
+
 class ClosedMonth(models.Model):
-    """A UTC month whose rows of the ledger stay as they are. What still comes for it becomes a correction."""
+    """A UTC month whose rows of the ledger stay as they are, and every month before it.
+
+    Months close in their order. What still comes for one becomes a correction in the month that is open then. Rows are
+    written by ``metering.closed_months`` alone, and the database refuses to change or remove one.
+    """
 
     month = models.DateField(primary_key=True, help_text="The first day of the month.")
     closed_at = models.DateTimeField(auto_now_add=True)
+    closed_by = models.CharField(max_length=255, default="")
+    records = models.BigIntegerField(default=0, help_text="Rows of the ledger, corrections among them.")
+    corrections = models.BigIntegerField(default=0)
+    tokens = models.DecimalField(max_digits=38, decimal_places=0, default=0)
+    totals = models.JSONField(default=dict, help_text="What the rows cost: amount as text, by currency.")
+
+    objects = ClosedMonthQuerySet.as_manager()
 
     class Meta:
         db_table = "closed_months"
@@ -118,6 +139,12 @@ class UsageRollup(models.Model):
     """Sums over one hour of the ledger, kept in the same transaction that writes the ledger."""
 
     hour = models.DateTimeField()
+    kind = models.CharField(
+        max_length=20,
+        choices=UsageRecord.Kind,
+        default=UsageRecord.Kind.USAGE,
+        db_default=UsageRecord.Kind.USAGE,
+    )
     consumer = models.ForeignKey(
         Consumer, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
     )
@@ -154,7 +181,17 @@ class UsageRollup(models.Model):
         ordering = ("-hour",)
         constraints = (
             models.UniqueConstraint(
-                fields=("consumer", "service", "hour", "api_key", "price_version", "tier", "status"),
+                fields=(
+                    "consumer",
+                    "service",
+                    "hour",
+                    "api_key",
+                    "price_version",
+                    "tier",
+                    "status",
+                    "kind",
+                    "currency",
+                ),
                 name="one_rollup_per_hour",
             ),
         )
@@ -190,6 +227,40 @@ class QuotaPeriod(models.Model):
 
     def __str__(self) -> str:
         return f"{self.month:%Y-%m}: {self.used}"
+
+
+class Gateway(models.Model):
+    """A gateway's slot (``consumption.spool``), and what its owner said last of calls that no journal has yet.
+
+    A slot outlives its owner: whoever takes it over goes on with its row. ``oldest_open``: when the oldest call began
+    that is let in and not settled, or waits in the spool; empty where there is none.
+    """
+
+    id = models.CharField(primary_key=True, max_length=64, help_text="The slot's name.")
+    host = models.CharField(max_length=255)
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+    open_calls = models.PositiveIntegerField(default=0)
+    spooled = models.PositiveIntegerField(default=0)
+    oldest_open = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it stopped in peace, or was taken over."
+    )
+    dismissed_at = models.DateTimeField(null=True, blank=True)
+    dismissed_by = models.CharField(max_length=255, blank=True)
+    note = models.TextField(blank=True, help_text="Why nothing more is expected of it.")
+
+    class Meta:
+        db_table = "gateways"
+        ordering = ("-seen_at",)
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.id[:8]}"
+
+    def is_silent(self, since: dt.datetime) -> bool:
+        """Whether it was not heard of since then, though it neither stopped nor was taken over or dismissed."""
+        return self.ended_at is None and self.dismissed_at is None and self.seen_at < since
 
 
 class ShardEpoch(models.Model):

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from django.db import connection, transaction
 
 from common import clock
+from metering import guards
+from metering.models import ClosedMonth
 
 MONTHS_AHEAD = 3
 #: Whoever makes partitions holds this, so that two at once do not meet half-made tables.
@@ -30,7 +32,7 @@ def make(months: Iterable[dt.date]) -> list[str]:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         for month in sorted(set(months)):
-            name = f"usage_records_{month:%Y_%m}"
+            name = name_of(month)
             cursor.execute("SELECT to_regclass(%s)", [name])
             if cursor.fetchone() == (None,):
                 cursor.execute(f"CREATE TABLE {name} (LIKE usage_records INCLUDING ALL)")
@@ -38,8 +40,21 @@ def make(months: Iterable[dt.date]) -> list[str]:
                     f"ALTER TABLE usage_records ATTACH PARTITION {name} FOR VALUES FROM (%s) TO (%s)",
                     [_midnight(month), _midnight(clock.next_month(month))],
                 )
+                if _is_closed(month):
+                    guards.guard_partition(name)
                 made.append(name)
     return made
+
+
+def name_of(month: dt.date) -> str:
+    """The table that has a month's rows of the ledger."""
+    return f"usage_records_{month:%Y_%m}"
+
+
+def _is_closed(month: dt.date) -> bool:
+    """Months that had no partition are closed with the next one that closes."""
+    end = ClosedMonth.objects.end()
+    return end is not None and clock.month_start(month) < end
 
 
 class Known:

@@ -13,7 +13,7 @@ from django.db.models.functions import TruncDay, TruncMonth
 
 from common import clock, money
 from metering import shards
-from metering.models import UsageRollup
+from metering.models import UsageRecord, UsageRollup
 
 #: Field → tokens, or money that is not rounded yet.
 _Used = dict[str, int | Decimal]
@@ -57,7 +57,7 @@ def _counted(amount: int | Decimal) -> str:
 def _used(period: TruncMonth | TruncDay, *, since: dt.date) -> dict[tuple[uuid.UUID, dt.date], _Used]:
     """By consumer and the first day of the period."""
     sums = (
-        UsageRollup.objects.filter(hour__gte=clock.day_start(since))
+        UsageRollup.objects.filter(kind=UsageRecord.Kind.USAGE, hour__gte=clock.day_start(since))
         .annotate(period=period)
         .values("consumer_id", "service_id", "api_key__lineage", "currency", "period")
         .annotate(tokens=Sum("total_tokens"), cost=Sum("cost_amount"))

@@ -41,7 +41,7 @@ class ShardBatch:
     @property
     def next_position(self) -> Position:
         last_id = self.entries[-1][0].decode()
-        return replace(self.position, last_id=last_id, batch=self.position.batch + 1)
+        return replace(self.position, last_id=last_id)
 
 
 class JournalReader:

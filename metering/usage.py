@@ -12,7 +12,9 @@ from common.money import ZERO
 from metering.models import UsageRecord, UsageRollup
 
 MOST_DAYS = 366
-_SETTLED = ~Q(status=UsageRecord.Status.UNSETTLED)
+#: Corrections change what was used and what it cost, not how many calls there were, nor how those went.
+_CALLS = Q(kind=UsageRecord.Kind.USAGE)
+_SETTLED = _CALLS & ~Q(status=UsageRecord.Status.UNSETTLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,12 @@ def usage_statistics(*, consumer_id: uuid.UUID, service_id: uuid.UUID, days: int
 def _statistics(rollups: QuerySet[UsageRollup], start: dt.datetime, end: dt.datetime) -> UsageStatistics:
     currency = rollups.order_by("-hour", "-id").values_list("currency", flat=True).first()
     sums = rollups.aggregate(
-        calls=Sum("requests", default=0),
+        calls=Sum("requests", default=0, filter=_CALLS),
         tokens=Sum("total_tokens", default=0),
         cost=Sum("cost_amount", default=ZERO, filter=Q(currency=currency)),
         settled=Sum("requests", default=0, filter=_SETTLED),
         duration=Sum("duration_ms", default=0, filter=_SETTLED),
-        errors=Sum("requests", default=0, filter=Q(status=UsageRecord.Status.ERROR)),
+        errors=Sum("requests", default=0, filter=_CALLS & Q(status=UsageRecord.Status.ERROR)),
     )
     settled = int(sums["settled"])
     return UsageStatistics(

@@ -12,10 +12,12 @@ from django.urls import reverse
 from accounts.models import ConsumerBudget, User
 from accounts.roles import ROLES
 from finance.exports import order
-from metering.models import DeadLetter
+from metering import gateways
+from metering.models import DeadLetter, Gateway
 from tests.console import console, operator
-from tests.factories import make_consumer, make_entitlement, make_key, make_member
+from tests.factories import make_consumer, make_entitlement, make_key, make_member, make_service
 from tests.foreign.rows import every_row
+from tests.ledger_rows import Calls
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.console_urls")]
 
@@ -24,18 +26,18 @@ OF_AN_ADMIN = {
     "accounts.membership:delete_selected", "catalog.entitlement:delete_selected", "keys.apikey:revoke",
     "metering.deadletter:retry", "policy.policy:delete_selected",
 }  # fmt: skip
+OF_FINANCE = {
+    "finance.exportjob:cancel", "metering.deadletter:set_aside", "metering.gateway:dismiss",
+    "metering.usagerecord:void",
+}  # fmt: skip
 #: What each role may do to many rows at once, in the apps that are ours.
 MAY: dict[str, set[str]] = {
     "super_admin": OF_AN_ADMIN
-    | {
-        "accounts.user:delete_selected",
-        "accounts.user:reset_second_factor",
-        "auth.group:delete_selected",
-        "finance.exportjob:cancel",
-    },
+    | OF_FINANCE
+    | {"accounts.user:delete_selected", "accounts.user:reset_second_factor", "auth.group:delete_selected"},
     "admin": OF_AN_ADMIN,
     "approver": set(),
-    "finance": {"finance.exportjob:cancel"},
+    "finance": OF_FINANCE,
     "viewer": set(),
     "service_account": set(),
 }
@@ -64,6 +66,9 @@ def rows() -> dict[type[Model], Model]:
     ConsumerBudget.objects.create(consumer=make_consumer(), amount=1, currency="USD", period="day")
     moment = key.created_at
     order(format="csv", start=moment.replace(year=2025), end=moment, actor="a test")
+    gateways.report(gateways.Report("slot", "host", moment, open_calls=0, spooled=0, oldest_open=None))
+    Gateway.objects.update(seen_at=moment.replace(year=2025))
+    Calls(make_service()).record(status="unsettled")
     DeadLetter.objects.create(shard=0, epoch=1, stream_id="1-0", reason="unreadable", entry=b"{}")
     return {
         model: row

@@ -14,7 +14,7 @@ from django.db.models import Sum
 
 from catalog.models import Service
 from keys.models import ApiKey
-from metering.models import QuotaPeriod, UsageRecord, UsageRollup
+from metering.models import Gateway, QuotaPeriod, UsageRecord, UsageRollup
 from tests import factories
 from tests.harness.hostile import hostile_upstream
 from tests.harness.waiting import wait_for
@@ -266,3 +266,25 @@ def test_a_stopping_gateway_ends_its_calls_first(stack: Stack, service: Service)
     assert load.statuses == {200: 20}
     wait_for(lambda: len(records(key)) == 21, seconds=10)
     assert {row.settlement for row in records(key).values()} == {"lease"}
+
+
+def gateway_rows() -> list[Gateway]:
+    return list(Gateway.objects.order_by("started_at"))
+
+
+def test_a_killed_gateway_stays_on_the_register_until_its_slot_is_taken_over(stack: Stack) -> None:
+    """In a spool folder of its own, so that no other gateway of the stack takes it over."""
+    spool = str(stack.folder / "spool-of-the-register")
+    before = {row.id for row in gateway_rows()}
+    first = stack.start_gateway(SPOOL_DIR=spool)
+    (row,) = [row for row in gateway_rows() if row.id not in before]
+    assert (row.ended_at, row.spooled, row.oldest_open) == (None, 0, None)
+    first.kill()
+    assert Gateway.objects.get(id=row.id).ended_at is None
+
+    second = stack.start_gateway(SPOOL_DIR=spool)
+    again = Gateway.objects.get(id=row.id)
+    assert again.started_at > row.started_at
+    second.terminate()
+    wait_for(lambda: Gateway.objects.get(id=row.id).ended_at is not None, seconds=20)
+    assert {row.id for row in gateway_rows()} == before | {row.id}

@@ -143,14 +143,14 @@ class Market:
         return UsageRecord.objects.get(id=entry.request_id)
 
     def assert_reconciled(self) -> None:
-        """Σ ledger (usage) = Σ rollups = Σ quota periods, by consumer and service; and no id twice."""
+        """Σ ledger = Σ rollups = Σ quota periods, by consumer and service, of calls; and no id twice."""
         by = ("consumer_id", "service_id")
         usage = UsageRecord.objects.filter(kind="usage")
         ledger = sums(usage.values(*by).annotate(n=Count("id"), t=Sum("total_tokens"), c=Sum("cost_amount")))
         rollups = sums(
-            UsageRollup.objects.values(*by).annotate(
-                n=Sum("requests"), t=Sum("total_tokens"), c=Sum("cost_amount")
-            )
+            UsageRollup.objects.filter(kind="usage")
+            .values(*by)
+            .annotate(n=Sum("requests"), t=Sum("total_tokens"), c=Sum("cost_amount"))
         )
         assert ledger == rollups
         periods = QuotaPeriod.objects.values(*by).annotate(t=Sum("used"))
