@@ -12,34 +12,21 @@ from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
 from audit.trail import address_of
 from catalog.credentials import validate_credential
 from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier
-from catalog.pricing import parse_pricing
+from catalog.pricing import PARTS
+from catalog.pricing_words import in_words
 from catalog.publishing import PricingDecoder, change_service, publish_service
-from common.money import plain
 from common.sealing import Unsealable
 
 PRICING_HELP = (
     'One of {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}, '
-    '{"model": "per_token", "rates": {"prompt": "0.0001", "completion": "0.0002"}, "currency": "USD"} '
-    "(cached and reasoning may be named too), "
+    '{"model": "per_token", "rates": {"prompt": "3", "completion": "15"}, "unit": 1000000, "currency": "USD"} '
+    f"({', '.join(PARTS)} may be named too; unit: 1, 1000 or 1000000 tokens), "
     '{"model": "per_request", "rate_per_request": "0.01", "currency": "USD"}, '
-    '{"model": "subscription", "currency": "USD"}. A change becomes a new price version and holds from now on.'
+    '{"model": "subscription", "fee_per_month": "20", "included": 1000000, "rate_per_token": "0.0001", '
+    '"currency": "USD"} (without a rate everything is included). Any may say "minimum_per_month". A rate may have steps, '
+    '[{"up_to": 1000000, "rate": "3"}, {"rate": "2"}], with "tiers": "graduated" or "volume". '
+    "A change becomes a new price version and holds from now on."
 )
-
-
-def in_words(pricing: Any) -> str:
-    """A price as people read it: ``0.0001 USD per token``."""
-    try:
-        price = parse_pricing(pricing)
-    except ValueError:
-        return "—"
-    if price.model == "subscription":
-        return f"subscription ({price.currency})"
-    if price.model == "per_request":
-        return f"{plain(price.per_request)} {price.currency} per request"
-    if price.single:
-        return f"{plain(price.rates['prompt'])} {price.currency} per token"
-    rates = ", ".join(f"{kind} {plain(rate)}" for kind, rate in price.rates.items())
-    return f"{rates} {price.currency} per token"
 
 
 def limit_in_words(limit: int | None) -> str:

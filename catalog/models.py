@@ -14,7 +14,7 @@ from accounts.models import Consumer
 from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
 from catalog.limits import LimitFields, Limits, Override
-from catalog.pricing import parse_pricing
+from catalog.pricing_shapes import parse_pricing
 from common import clock
 from common.sealing import Unsealable
 

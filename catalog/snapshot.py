@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from catalog.limits import Limits
 from catalog.models import Endpoint as StoredEndpoint
 from catalog.models import PriceVersion, Service, Tier
-from catalog.pricing import Price, parse_pricing
+from catalog.pricing import Price
+from catalog.pricing_shapes import parse_pricing
 from common.sealing import Unsealable
 
 log = logging.getLogger(__name__)

@@ -79,7 +79,8 @@ class PaidCall:
         rule, told = rule_of(self.terms.offer), reply.tokens
         found = await estimate(self._tokenizer, rule, self.request.prompt(), reply.written, self.bounds)
         prompt = told.prompt or found.prompt
-        return reply.with_tokens(Tokens(prompt, found.completion, told.cached, found.reasoning))
+        tokens = Tokens(prompt, found.completion, told.cached, found.reasoning, told.cache_write)
+        return reply.with_tokens(tokens)
 
     async def stream(self) -> Stream:
         """The answer's head, once the upstream has begun to answer."""

@@ -62,6 +62,9 @@ def settled_entry(
         completion_tokens=tokens.completion,
         cached_tokens=tokens.cached,
         reasoning_tokens=tokens.reasoning,
+        cache_write_tokens=tokens.cache_write,
+        audio_prompt_tokens=tokens.audio_prompt,
+        audio_completion_tokens=tokens.audio_completion,
         usage_source=reply.usage_source,
         cost=plain(cost),
     )

@@ -223,7 +223,7 @@ def _identity(of: UsageRecord | Entry) -> tuple[uuid.UUID, ...]:
 
 def _is_same(record: UsageRecord, line: Line) -> bool:
     entry = line.entry
-    recorded = [record.usage.get(name) for name in TOKEN_COUNTS]
+    recorded = [record.usage.get(name, 0) for name in TOKEN_COUNTS]
     arrived = [getattr(entry, name) for name in TOKEN_COUNTS]
     return (
         _identity(record) == _identity(entry)

@@ -9,8 +9,8 @@ from django.test import Client
 
 from accounts.models import Consumer, Membership, User
 from audit.models import AuditEntry
-from catalog.admin import in_words
 from catalog.models import Entitlement, PriceVersion, Service, Tier
+from catalog.pricing_words import in_words
 from tests.console import console, operator, posted
 from tests.factories import (
     PER_REQUEST,
