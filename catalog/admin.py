@@ -23,8 +23,8 @@ PRICING_HELP = (
     f"({', '.join(PARTS)} may be named too; unit: 1, 1000 or 1000000 tokens), "
     '{"model": "per_request", "rate_per_request": "0.01", "currency": "USD"}, '
     '{"model": "subscription", "fee_per_month": "20", "included": 1000000, "rate_per_token": "0.0001", '
-    '"currency": "USD"} (without a rate everything is included). Any may say "minimum_per_month". A rate may have steps, '
-    '[{"up_to": 1000000, "rate": "3"}, {"rate": "2"}], with "tiers": "graduated" or "volume". '
+    '"currency": "USD"} (without a rate everything is included). Any may say "minimum_per_month". A rate may have '
+    'steps, [{"up_to": 1000000, "rate": "3"}, {"rate": "2"}], with "tiers": "graduated" or "volume". '
     "A change becomes a new price version and holds from now on."
 )
 
