@@ -132,8 +132,8 @@ class Snapshot:
 def load() -> Snapshot:
     """Read the catalogue: four queries, whatever its size."""
     prices: dict[uuid.UUID, list[PricedVersion]] = defaultdict(list)
-    for version in PriceVersion.objects.order_by("effective_from"):
-        from_ms = int(version.effective_from.timestamp() * 1000)
+    for version in PriceVersion.objects.approved().order_by("effective_from"):
+        from_ms = int(version.begins.timestamp() * 1000)
         prices[version.service_id].append(PricedVersion(version.id, from_ms, parse_pricing(version.pricing)))
     stored: dict[uuid.UUID, list[StoredEndpoint]] = defaultdict(list)
     for endpoint in StoredEndpoint.objects.order_by("order", "id"):

@@ -62,7 +62,7 @@ def _end(month: dt.date) -> dt.datetime:
 
 def _prices(ids: set[uuid.UUID]) -> dict[uuid.UUID, tuple[dt.datetime, Price]]:
     versions = PriceVersion.objects.filter(id__in=ids)
-    return {version.id: (version.effective_from, parse_pricing(version.pricing)) for version in versions}
+    return {version.id: (version.begins, parse_pricing(version.pricing)) for version in versions}
 
 
 def _use(row: dict[str, Any], price: Price) -> Use:

@@ -15,7 +15,7 @@ from django.db import IntegrityError, connection, transaction
 
 from audit.models import AuditEntry
 from catalog import rotation
-from catalog.models import Endpoint
+from catalog.models import Endpoint, Service
 from common import clock
 from common.sealing import Unsealable, reseal
 from tests.committed import audit_trail_may_be_emptied, committed
@@ -69,9 +69,10 @@ class TestRow:
         assert Endpoint.objects.get().weight == endpoint.weight
 
     def test_it_goes_with_its_service(self) -> None:
-        endpoint = make_endpoint()
-        endpoint.service.price_versions.all().delete()
-        endpoint.service.delete()
+        service = Service.objects.create(
+            name="unpriced", version="1", endpoint="http://127.0.0.1:9/v1", pricing={}
+        )
+        make_endpoint(service).service.delete()
         assert not Endpoint.objects.exists()
 
 
