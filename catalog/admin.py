@@ -12,7 +12,7 @@ from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
 from audit.trail import address_of
 from catalog.credentials import validate_credential
 from catalog.errors import NotASecondPerson
-from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier
+from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier, validate_pricing
 from catalog.pricing import PARTS
 from catalog.pricing_words import in_words
 from catalog.publishing import (
@@ -112,10 +112,18 @@ class EndpointForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the 
         help_text="Sets it, or replaces the one that is set. It is never shown again.",
     )
     remove_credential = forms.BooleanField(required=False)
+    cost_pricing = forms.JSONField(
+        required=False,
+        decoder=PricingDecoder,
+        validators=[validate_pricing],
+        label="Upstream price",
+        help_text=Endpoint._meta.get_field("cost_pricing").help_text,
+        widget=forms.Textarea(attrs={"rows": 1, "cols": 90}),
+    )
 
     class Meta:
         model = Endpoint
-        fields = ("base_url", "protocol", "upstream_model", "order", "weight", "enabled")
+        fields = ("base_url", "protocol", "upstream_model", "order", "weight", "enabled", "cost_pricing")
         widgets = {"base_url": forms.TextInput(attrs={"size": 90})}
 
     def clean(self) -> dict[str, Any]:
@@ -144,6 +152,7 @@ class EndpointInline(admin.StackedInline):  # type: ignore[type-arg] # generic i
         return (
             ("base_url", "protocol"),
             ("upstream_model", "order", "weight", "enabled"),
+            "cost_pricing",
             credential if may_change else credential[:1],
         )
 

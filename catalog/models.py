@@ -15,7 +15,7 @@ from accounts.models import Consumer
 from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
 from catalog.limits import LimitFields, Limits, Override
-from catalog.pricing_shapes import parse_pricing
+from catalog.pricing_shapes import currency_of, parse_pricing
 from common import clock
 from common.sealing import Unsealable
 
@@ -296,6 +296,14 @@ class Endpoint(models.Model):
         default=0, help_text="0 first. A higher one is called only where none of a lower order can serve."
     )
     enabled = models.BooleanField(default=True)
+    cost_pricing = models.JSONField(
+        "upstream price",
+        null=True,
+        blank=True,
+        validators=[validate_pricing],
+        help_text="What a call costs us there, written as prices are, in the currency of the service's price. Kept "
+        "beside the cost of each call, so that the margin is known. Blank: not known.",
+    )
     credential = models.BinaryField(null=True, help_text="Sealed for the origin of base_url: set_credential.")
     credential_set_at = models.DateTimeField(null=True, editable=False)
 
@@ -338,6 +346,15 @@ class Endpoint(models.Model):
             ) from error
         except Unsealable:
             pass
+        if self.cost_pricing and self._costs_other_money():
+            raise ValidationError({"cost_pricing": "It must be in the currency of the service's price"})
+
+    def _costs_other_money(self) -> bool:
+        service = Service.objects.filter(id=self.service_id).first()
+        try:
+            return service is not None and currency_of(self.cost_pricing) != currency_of(service.pricing)
+        except ValueError:
+            return False  # told of by the field itself
 
 
 class PriceVersionQuerySet(models.QuerySet["PriceVersion"]):

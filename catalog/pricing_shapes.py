@@ -63,6 +63,11 @@ def parse_pricing(pricing: Any) -> Price:
     )
 
 
+def currency_of(pricing: Any) -> str:
+    """What it is in. Raises ``ValueError``."""
+    return parse_pricing(pricing).currency
+
+
 _Steps = dict[str, tuple[Step, ...]]
 
 

@@ -40,6 +40,8 @@ class Endpoint:
     weight: int
     order: int
     credential: str | None = field(default=None, repr=False)
+    #: What calls cost us there, where that is known.
+    cost: Price | None = field(default=None, compare=False)
     #: The id as text: a call needs it often.
     text: str = field(init=False)
 
@@ -190,6 +192,7 @@ def _endpoint(service: Service, stored: StoredEndpoint) -> Endpoint | None:
         weight=stored.weight,
         order=stored.order,
         credential=credential,
+        cost=parse_pricing(stored.cost_pricing) if stored.cost_pricing else None,
     )
 
 

@@ -50,6 +50,7 @@ def settled_entry(
     *,
     status: journal.Status = "success",
     error: str | None = None,
+    upstream_cost: str | None = None,
 ) -> journal.Entry:
     """The entry of a call that was served, or of what was delivered of one that broke off."""
     tokens = reply.tokens
@@ -67,6 +68,7 @@ def settled_entry(
         audio_completion_tokens=tokens.audio_completion,
         usage_source=reply.usage_source,
         cost=plain(cost),
+        upstream_cost=upstream_cost,
     )
 
 
