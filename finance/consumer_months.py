@@ -16,7 +16,7 @@ from common import clock
 from finance.charges import Charges, Use, charges
 from metering.models import UsageRecord, UsageRollup
 
-_BY = ("consumer_id", "service_id", "price_version_id", "currency")
+_BY = ("consumer_id", "service_id", "price_version_id", "currency", "kind")
 
 
 def charges_of(consumer_id: uuid.UUID, month: dt.date) -> list[Charges]:
@@ -33,27 +33,21 @@ def uses_of(
         whose &= Q(consumer_id=consumer_id)
     if service_id is not None:
         whose &= Q(service_id=service_id)
-    rows = [*_called(month, whose), *_corrected(month, whose)]
+    rows = _sums(month, whose)
     prices = _prices({row["price_version_id"] for row in rows})
-    rows.sort(key=lambda row: (row["consumer_id"], prices[row["price_version_id"]][0]))
+    rows.sort(key=lambda row: (row["consumer_id"], prices[row["price_version_id"]][0], _is_correction(row)))
     for consumer, of_consumer in groupby(rows, key=itemgetter("consumer_id")):
         yield consumer, [_use(row, prices[row["price_version_id"]][1]) for row in of_consumer]
 
 
-def _called(month: dt.date, whose: Q) -> Iterator[dict[str, Any]]:
+def _sums(month: dt.date, whose: Q) -> list[dict[str, Any]]:
     sums = {f"{kind}_tokens": Sum(f"{kind}_tokens") for kind in KINDS}
     found = UsageRollup.objects.filter(whose, hour__gte=clock.month_start(month), hour__lt=_end(month))
-    yield from found.values(*_BY).annotate(**sums, requests=Sum("charged"), cost=Sum("cost_amount"))
+    return list(found.values(*_BY).annotate(**sums, requests=Sum("charged"), cost=Sum("cost_amount")))
 
 
-def _corrected(month: dt.date, whose: Q) -> Iterator[dict[str, Any]]:
-    found = UsageRecord.objects.filter(
-        whose,
-        kind=UsageRecord.Kind.CORRECTION,
-        timestamp__gte=clock.month_start(month),
-        timestamp__lt=_end(month),
-    )
-    yield from found.order_by().values(*_BY, "kind").annotate(cost=Sum("cost_amount"))
+def _is_correction(row: dict[str, Any]) -> bool:
+    return bool(row["kind"] == UsageRecord.Kind.CORRECTION)
 
 
 def _end(month: dt.date) -> dt.datetime:
@@ -71,8 +65,8 @@ def _use(row: dict[str, Any], price: Price) -> Use:
         price_version_id=row["price_version_id"],
         price=price,
         currency=row["currency"],
-        tokens=Tokens(**{kind: int(row.get(f"{kind}_tokens", 0)) for kind in KINDS}),
-        requests=int(row.get("requests", 0)),
+        tokens=Tokens(**{kind: int(row[f"{kind}_tokens"]) for kind in KINDS}),
+        requests=int(row["requests"]),
         cost=row["cost"],
-        correction=row.get("kind") == UsageRecord.Kind.CORRECTION,
+        correction=_is_correction(row),
     )

@@ -84,10 +84,10 @@ def merge(lines: Sequence[Line]) -> Changes:
     return _merge(lines, _closed_until(lines))
 
 
-def enter(line: Line) -> None:
-    """Write a correction that a person made, in the caller's transaction, which holds the shard's position."""
+def enter(*lines: Line) -> None:
+    """Write corrections that come by no journal, in the caller's transaction, which holds the shard's position."""
     prepare()
-    _merge_new([line], None)
+    _merge_new(lines, None)
 
 
 def _closed_until(lines: Sequence[Line]) -> dt.datetime | None:

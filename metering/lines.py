@@ -26,7 +26,10 @@ COLUMNS = (
 )  # fmt: skip
 
 #: What a gateway, the reaper or a replay writes; what a person enters comes by no journal.
-_SETTLEMENTS = frozenset(UsageRecord.Settlement.values) - {UsageRecord.Settlement.MANUAL}
+_SETTLEMENTS = frozenset(UsageRecord.Settlement.values) - {
+    UsageRecord.Settlement.MANUAL,
+    UsageRecord.Settlement.REPRICED,
+}
 _NULL = "\\N"
 _FIELD = re.compile(r"at `\$\.(\w+)`")
 

@@ -46,6 +46,7 @@ class UsageRecord(models.Model):
         REPLAY = "replay", "handed in after an outage"
         REAPED = "reaped", "lease ran out, nobody settled"
         MANUAL = "manual", "entered by a person"
+        REPRICED = "repriced", "priced again"
 
     id = models.UUIDField(primary_key=True)
     request_id = models.UUIDField()

@@ -72,5 +72,21 @@ class Migration(migrations.Migration):
                 db_default=0, default=0, help_text="Requests whose cost at the upstream is known."
             ),
         ),
+        migrations.AlterField(
+            model_name="usagerecord",
+            name="settlement",
+            field=models.CharField(
+                choices=[
+                    ("lease", "settled in time"),
+                    ("late", "settled after its lease was gone"),
+                    ("replay", "handed in after an outage"),
+                    ("reaped", "lease ran out, nobody settled"),
+                    ("manual", "entered by a person"),
+                    ("repriced", "priced again"),
+                ],
+                default="lease",
+                max_length=20,
+            ),
+        ),
         migrations.RunSQL(sql=COUNT_CHARGED, reverse_sql=migrations.RunSQL.noop),
     ]

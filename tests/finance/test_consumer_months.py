@@ -3,13 +3,14 @@
 import datetime as dt
 from decimal import Decimal
 
+import pytest
+
 from common import clock
 from common.ids import uuid7
 from finance.charges import Category, total_of
 from finance.consumer_months import charges_of, uses_of
-from metering.models import UsageRecord
+from metering.corrections import Amounts, CorrectionRefused, correct
 from tests import factories
-from tests.ledger_rows import Calls
 from tests.metering.market import Market
 
 RATES = {
@@ -63,10 +64,19 @@ def test_every_price_version_has_lines_of_its_own(market: Market) -> None:
 
 
 def test_a_correction_is_a_line_of_the_month_that_it_was_made_in(market: Market) -> None:
-    calls = Calls(market.service, market.consumer)
-    calls.record(
-        kind=UsageRecord.Kind.CORRECTION, cost="-1.5", prompt=0, completion=0, corrects=uuid7(),
-    )  # fmt: skip
+    entry = market.entry()
+    market.write(entry)
+    market.drain()
+    amounts = Amounts(prompt_tokens=-10, cost=Decimal("-1.5"))
+    with pytest.raises(CorrectionRefused):
+        correct(market.record(entry), amounts, note="too much", actor="x")
+    correct(market.record(entry), Amounts(prompt_tokens=-10, cost=Decimal("-0.0025")), note="less", actor="x")
+
     [found] = charges_of(market.consumer.id, market.month)
-    assert [line.category for line in found.lines] == [Category.CORRECTION]
-    assert total_of(found.lines) == Decimal("-1.50") == found.total
+    assert [(line.category, line.counted, line.amount) for line in found.lines] == [
+        (Category.USAGE, "token", Decimal("0.003")),
+        (Category.CORRECTION, "token", Decimal("-0.001")),
+        (Category.CORRECTION, "", Decimal("-0.0015")),
+        (Category.ROUNDING, "", Decimal("-0.0005")),
+    ]
+    assert total_of(found.lines) == Decimal("0.00") == found.total

@@ -13,10 +13,10 @@ from catalog.pricing_shapes import parse_pricing
 from common import clock
 from common.ids import uuid7
 from finance.price_previews import Preview, preview
-from metering.models import UsageRecord, UsageRollup
+from metering.corrections import Amounts, correct
+from metering.models import UsageRollup
 from tests import factories
 from tests.console import console, operator
-from tests.ledger_rows import Calls
 from tests.metering.market import Market
 
 DRAFT = {
@@ -32,15 +32,15 @@ def seen(market: Market, pricing: dict[str, Any]) -> Preview:
 def test_all_calls_of_the_month_at_the_draft_whatever_their_version(market: Market) -> None:
     second = market.service.publish_price(factories.PER_REQUEST)
     other_key, _ = factories.make_key(factories.make_consumer("Zeta"), market.service)
+    corrected = market.entry(cached_tokens=4)
     market.write(
-        market.entry(cached_tokens=4),
+        corrected,
         market.entry(price_version_id=second.id, cost="0.01"),
         market.entry(consumer_id=other_key.consumer_id, api_key_id=other_key.id),
     )
     market.drain()
-    Calls(market.service, market.consumer).record(
-        kind=UsageRecord.Kind.CORRECTION, cost="7", corrects=uuid7(), price_version=second
-    )  # of another month
+    amounts = Amounts(cost=Decimal(7))
+    correct(market.record(corrected), amounts, note="of something else", actor="x")
     before = PriceVersion.objects.count(), UsageRollup.objects.count()
 
     found = seen(market, DRAFT)
