@@ -134,7 +134,7 @@ def test_another_currency_is_left_alone_and_told_of(market: Market) -> None:
     market.drain()
     backdate(market, {**factories.PER_TOKEN, "currency": "EUR"})
     [found] = compare(today())
-    assert (found.should_cost, found.difference) == (None, 0)
+    assert (found.should_cost is None, found.difference) == (True, Decimal(0))
     assert reprice(today(), actor="x") == 0
     assert "left alone" in printed("--dry-run")
 
