@@ -45,7 +45,9 @@ ROLES: dict[str, Q | None] = {
     & ~Q(content_type__app_label="accounts", content_type__model="user")
     & ~FINANCE_ALONE
     | _of("accounts.user", "add", "change", "view"),
-    "approver": _in(MARKETPLACE, "view") | _of("catalog.service", "change"),
+    "approver": _in(MARKETPLACE, "view")
+    | _of("catalog.service", "change")
+    | _of("catalog.priceversion", "approve"),
     "finance": _in(FINANCE, "view", "export")
     | FINANCE_ALONE
     | _of("accounts.consumer", "view")

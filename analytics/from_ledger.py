@@ -57,6 +57,9 @@ _EVENTS = """
                 'completion', coalesce(record.usage -> 'completion_tokens', '0'),
                 'cached', coalesce(record.usage -> 'cached_tokens', '0'),
                 'reasoning', coalesce(record.usage -> 'reasoning_tokens', '0'),
+                'cache_write', coalesce(record.usage -> 'cache_write_tokens', '0'),
+                'audio_prompt', coalesce(record.usage -> 'audio_prompt_tokens', '0'),
+                'audio_completion', coalesce(record.usage -> 'audio_completion_tokens', '0'),
                 'total', record.total_tokens
             ),
             'usage_source', coalesce(record.usage -> 'usage_source', '"none"'),

@@ -4,46 +4,49 @@ import json
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
 from audit.trail import address_of
 from catalog.credentials import validate_credential
-from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier
-from catalog.pricing import parse_pricing
-from catalog.publishing import PricingDecoder, change_service, publish_service
-from common.money import plain
+from catalog.errors import NotASecondPerson
+from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier, validate_pricing
+from catalog.pricing import PARTS
+from catalog.pricing_words import in_words
+from catalog.publishing import (
+    PricingDecoder,
+    approve_price,
+    change_service,
+    publish_service,
+    refuse_price,
+)
 from common.sealing import Unsealable
 
 PRICING_HELP = (
     'One of {"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}, '
-    '{"model": "per_token", "rates": {"prompt": "0.0001", "completion": "0.0002"}, "currency": "USD"} '
-    "(cached and reasoning may be named too), "
+    '{"model": "per_token", "rates": {"prompt": "3", "completion": "15"}, "unit": 1000000, "currency": "USD"} '
+    f"({', '.join(PARTS)} may be named too; unit: 1, 1000 or 1000000 tokens), "
     '{"model": "per_request", "rate_per_request": "0.01", "currency": "USD"}, '
-    '{"model": "subscription", "currency": "USD"}. A change becomes a new price version and holds from now on.'
+    '{"model": "subscription", "fee_per_month": "20", "included": 1000000, "rate_per_token": "0.0001", '
+    '"currency": "USD"} (without a rate everything is included). Any may say "minimum_per_month". A rate may have '
+    'steps, [{"up_to": 1000000, "rate": "3"}, {"rate": "2"}], with "tiers": "graduated" or "volume". '
+    "A change becomes a new price version and holds from now on."
 )
-
-
-def in_words(pricing: Any) -> str:
-    """A price as people read it: ``0.0001 USD per token``."""
-    try:
-        price = parse_pricing(pricing)
-    except ValueError:
-        return "—"
-    if price.model == "subscription":
-        return f"subscription ({price.currency})"
-    if price.model == "per_request":
-        return f"{plain(price.per_request)} {price.currency} per request"
-    if price.single:
-        return f"{plain(price.rates['prompt'])} {price.currency} per token"
-    rates = ", ".join(f"{kind} {plain(rate)}" for kind, rate in price.rates.items())
-    return f"{rates} {price.currency} per token"
 
 
 def limit_in_words(limit: int | None) -> str:
     return "unlimited" if limit is None else f"{limit:,}"
+
+
+def approval_in_words(version: PriceVersion) -> str:
+    by = version.proposed_by or "nobody in particular"
+    if version.approved_at is None:
+        return f"entered by {by}, waits for somebody else's approval"
+    if version.approved_by == version.proposed_by:
+        return f"entered by {by}"
+    return f"entered by {by}, approved by {version.approved_by}"
 
 
 LIMITS = (("requests_per_second", "concurrent_requests"), ("tokens_per_minute", "tokens_per_month"))
@@ -80,7 +83,7 @@ class TierAdmin(AuditedAdmin):
 
 class PriceVersionInline(admin.TabularInline):  # type: ignore[type-arg] # generic in the stubs alone
     model = PriceVersion
-    fields = readonly_fields = ("effective_from", "price")
+    fields = readonly_fields = ("effective_from", "price", "approval")
     ordering = ("-effective_from",)
     extra = 0
     can_delete = False
@@ -89,6 +92,10 @@ class PriceVersionInline(admin.TabularInline):  # type: ignore[type-arg] # gener
     @admin.display(description="price")
     def price(self, version: PriceVersion) -> str:
         return in_words(version.pricing)
+
+    @admin.display(description="approval")
+    def approval(self, version: PriceVersion) -> str:
+        return approval_in_words(version)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -105,10 +112,18 @@ class EndpointForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the 
         help_text="Sets it, or replaces the one that is set. It is never shown again.",
     )
     remove_credential = forms.BooleanField(required=False)
+    cost_pricing = forms.JSONField(
+        required=False,
+        decoder=PricingDecoder,
+        validators=[validate_pricing],
+        label="Upstream price",
+        help_text=Endpoint._meta.get_field("cost_pricing").help_text,
+        widget=forms.Textarea(attrs={"rows": 1, "cols": 90}),
+    )
 
     class Meta:
         model = Endpoint
-        fields = ("base_url", "protocol", "upstream_model", "order", "weight", "enabled")
+        fields = ("base_url", "protocol", "upstream_model", "order", "weight", "enabled", "cost_pricing")
         widgets = {"base_url": forms.TextInput(attrs={"size": 90})}
 
     def clean(self) -> dict[str, Any]:
@@ -137,6 +152,7 @@ class EndpointInline(admin.StackedInline):  # type: ignore[type-arg] # generic i
         return (
             ("base_url", "protocol"),
             ("upstream_model", "order", "weight", "enabled"),
+            "cost_pricing",
             credential if may_change else credential[:1],
         )
 
@@ -160,6 +176,11 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the s
         initial={"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"},  # a price  # nosec B105
         widget=forms.Textarea(attrs={"rows": 3, "cols": 90}),
     )
+    price_from = forms.DateTimeField(
+        required=False,
+        label="New price holds from",
+        help_text="UTC. Blank: from now on. Calls made since a moment in the past cost what they did, until reprice.",
+    )
     sla = forms.JSONField(
         required=False,
         help_text='Objectives, each optional: {"latency_p95_ms": 2000, "error_rate": 0.01, "uptime": 0.999}',
@@ -174,6 +195,16 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the s
 
     def clean_sla(self) -> Any:
         return self.cleaned_data["sla"] or {}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        price_from = cleaned.get("price_from")
+        if price_from and not self.instance._state.adding:
+            if "pricing" not in self.changed_data:
+                self.add_error("price_from", "The price is not a new one")
+            elif self.instance.price_versions.filter(effective_from=price_from).exists():
+                self.add_error("price_from", "Another price begins at that moment")
+        return cleaned
 
 
 @admin.register(Service)
@@ -211,7 +242,7 @@ class ServiceAdmin(AuditedAdmin):
                 )
             },
         ),
-        ("Price and objectives", {"fields": ("pricing", "sla")}),
+        ("Price and objectives", {"fields": ("pricing", "price_from", "sla")}),
         ("Policy", {"fields": (("region", "clearance"),)}),
         (None, {"fields": (("id", "created_at"),)}),
     )
@@ -230,23 +261,73 @@ class ServiceAdmin(AuditedAdmin):
     def save_model(self, request: HttpRequest, obj: Service, form: Any, change: bool) -> None:  # type: ignore[override]
         actor, address = actor_of(request), address_of(request)
         if change:
-            change_service(service=obj, actor=actor, address=address)
+            price_from = form.cleaned_data["price_from"]
+            change_service(service=obj, price_from=price_from, actor=actor, address=address)
+            self._tell_of_waiting(request, obj)
             return
-        fields = {field: getattr(obj, field) for field in ("id", *form.cleaned_data)}
+        fields: dict[str, Any] = {
+            field: getattr(obj, field) for field in ("id", *form.cleaned_data) if field != "price_from"
+        }
+        fields["price_from"] = form.cleaned_data["price_from"]
         obj._state = publish_service(actor=actor, address=address, **fields)._state
+
+    def _tell_of_waiting(self, request: HttpRequest, service: Service) -> None:
+        if service.price_versions.waiting().exists():
+            self.message_user(request, "A price waits until somebody else approves it.", messages.WARNING)
 
     def has_delete_permission(self, request: HttpRequest, obj: Service | None = None) -> bool:
         """Usage names it for ever: its status ends it."""
         return False
 
 
+class WaitingFilter(admin.SimpleListFilter):
+    title = "approval"
+    parameter_name = "waiting"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("1", "waits")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[PriceVersion]) -> QuerySet[PriceVersion]:
+        return queryset.filter(approved_at=None) if self.value() == "1" else queryset
+
+
 @admin.register(PriceVersion)
 class PriceVersionAdmin(ReadOnlyAdmin):
-    list_display = ("service", "effective_from", "price")
-    list_filter = ("effective_from",)
+    list_display = ("service", "effective_from", "price", "approval")
+    list_filter = (WaitingFilter, "effective_from")
     list_select_related = ("service",)
     search_fields = ("service__name", "id__exact", "service__id__exact")
-    fields = readonly_fields = ("service", "effective_from", "price", "pricing_text", "id", "created_at")
+    fields = readonly_fields = (
+        "service", "effective_from", "price", "pricing_text", "approval", "approved_at", "id", "created_at",
+    )  # fmt: skip
+    actions = ("approve", "refuse")
+
+    def has_approve_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("catalog.approve_priceversion")
+
+    @admin.action(description="Approve selected prices", permissions=("approve",))
+    def approve(self, request: HttpRequest, queryset: QuerySet[PriceVersion]) -> None:
+        done = 0
+        for version in queryset.waiting().order_by("id"):  # type: ignore[attr-defined] # generic in the stubs
+            try:
+                done += approve_price(
+                    version_id=version.id, actor=actor_of(request), address=address_of(request)
+                )
+            except NotASecondPerson as refused:
+                self.message_user(request, f"{version}: {refused}", messages.ERROR)
+        self.message_user(request, f"{done} approved.")
+
+    @admin.action(description="Refuse selected prices that wait", permissions=("approve",))
+    def refuse(self, request: HttpRequest, queryset: QuerySet[PriceVersion]) -> None:
+        done = [
+            refuse_price(version_id=version.id, actor=actor_of(request), address=address_of(request))
+            for version in queryset.order_by("id")
+        ]
+        self.message_user(request, f"{sum(done)} refused.")
+
+    @admin.display(description="approval")
+    def approval(self, version: PriceVersion) -> str:
+        return approval_in_words(version)
 
     @admin.display(description="price")
     def price(self, version: PriceVersion) -> str:

@@ -13,5 +13,9 @@ class NotEntitled(Forbidden):
     code, title = "access_denied", "The caller is not entitled to this service"
 
 
+class NotASecondPerson(Forbidden):
+    code, title = "not_a_second_person", "A price is approved by somebody other than who entered it"
+
+
 class TierTooHigh(Forbidden):
     code, title = "tier_too_high", "The tier is higher than the entitlement allows"

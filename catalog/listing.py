@@ -18,9 +18,9 @@ def entitlements_of(caller: Caller, at: dt.datetime | None = None) -> QuerySet[E
 
     ``price`` is the pricing in force, or None where the first one is still to come.
     """
-    in_force = PriceVersion.objects.filter(
+    in_force = PriceVersion.objects.approved().filter(
         service=OuterRef("service"), effective_from__lte=at or clock.now()
-    ).order_by("-effective_from")
+    )
     usable = Entitlement.objects.filter(
         consumer_id=caller.consumer_id, service__status__in=Service.SERVED
     ).select_related("service", "tier")
@@ -29,7 +29,9 @@ def entitlements_of(caller: Caller, at: dt.datetime | None = None) -> QuerySet[E
     if caller.testing is not None:
         usable = usable.filter(service__testing=caller.testing)
     return usable.annotate(
-        name=F("service__name"), version=F("service__version"), price=Subquery(in_force.values("pricing")[:1])
+        name=F("service__name"),
+        version=F("service__version"),
+        price=Subquery(in_force.order_by("-effective_from").values("pricing")[:1]),
     )
 
 

@@ -5,6 +5,7 @@ import math
 import uuid
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
@@ -14,7 +15,7 @@ from accounts.models import Consumer
 from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
 from catalog.limits import LimitFields, Limits, Override
-from catalog.pricing import parse_pricing
+from catalog.pricing_shapes import currency_of, parse_pricing
 from common import clock
 from common.sealing import Unsealable
 
@@ -65,12 +66,12 @@ class Tier(LimitFields):
 
 class ServiceQuerySet(models.QuerySet["Service"]):
     @transaction.atomic
-    def publish(self, **fields: Any) -> "Service":
+    def publish(self, *, actor: str = "", price_from: dt.datetime | None = None, **fields: Any) -> "Service":
         """Create a service together with its first price version."""
         service = self.model(**fields)
         service.full_clean()
         service.save(force_insert=True)
-        service.publish_price(service.pricing)
+        service.publish_price(service.pricing, price_from, actor=actor)
         return service
 
 
@@ -243,12 +244,25 @@ class Service(models.Model):
 
     @transaction.atomic
     def publish_price(
-        self, pricing: dict[str, Any], effective_from: dt.datetime | None = None
+        self, pricing: dict[str, Any], effective_from: dt.datetime | None = None, *, actor: str = ""
     ) -> "PriceVersion":
-        """Make ``pricing`` valid from a moment on: now, where none is given. Earlier versions stay as they were."""
+        """Make ``pricing`` valid from a moment on: now, where none is given. Earlier versions stay as they were.
+
+        Where prices have to be approved it waits until somebody other than ``actor`` does so.
+        """
         validate_pricing(pricing)
+        if settings.PRICE_APPROVAL_REQUIRED:
+            return PriceVersion.objects.create(
+                service=self, pricing=pricing, effective_from=effective_from, proposed_by=actor
+            )
+        now = clock.now()
         version = PriceVersion.objects.create(
-            service=self, pricing=pricing, effective_from=effective_from or clock.now()
+            service=self,
+            pricing=pricing,
+            effective_from=effective_from or now,
+            proposed_by=actor,
+            approved_by=actor,
+            approved_at=now,
         )
         self.pricing = pricing
         self.save(update_fields=("pricing",))
@@ -282,6 +296,14 @@ class Endpoint(models.Model):
         default=0, help_text="0 first. A higher one is called only where none of a lower order can serve."
     )
     enabled = models.BooleanField(default=True)
+    cost_pricing = models.JSONField(
+        "upstream price",
+        null=True,
+        blank=True,
+        validators=[validate_pricing],
+        help_text="What a call costs us there, written as prices are, in the currency of the service's price. Kept "
+        "beside the cost of each call, so that the margin is known. Blank: not known.",
+    )
     credential = models.BinaryField(null=True, help_text="Sealed for the origin of base_url: set_credential.")
     credential_set_at = models.DateTimeField(null=True, editable=False)
 
@@ -324,26 +346,67 @@ class Endpoint(models.Model):
             ) from error
         except Unsealable:
             pass
+        if self.cost_pricing and self._costs_other_money():
+            raise ValidationError({"cost_pricing": "It must be in the currency of the service's price"})
+
+    def _costs_other_money(self) -> bool:
+        service = Service.objects.filter(id=self.service_id).first()
+        try:
+            return service is not None and currency_of(self.cost_pricing) != currency_of(service.pricing)
+        except ValueError:
+            return False  # told of by the field itself
+
+
+class PriceVersionQuerySet(models.QuerySet["PriceVersion"]):
+    def approved(self) -> "PriceVersionQuerySet":
+        """Those that hold, or will."""
+        return self.filter(approved_at__isnull=False)
+
+    def waiting(self) -> "PriceVersionQuerySet":
+        """Those that nobody has approved yet."""
+        return self.filter(approved_at=None)
 
 
 class PriceVersion(models.Model):
-    """A price and the moment it starts to hold. Never changed: the database refuses it."""
+    """A price and the moment it starts to hold.
+
+    It is changed once, by being approved, and then never again, nor removed: the database refuses it.
+    ``effective_from`` is empty where it is to hold from its approval on.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="price_versions")
     pricing = models.JSONField(validators=[validate_pricing])
-    effective_from = models.DateTimeField(default=clock.now)
+    effective_from = models.DateTimeField(null=True, blank=True, default=clock.now)
     created_at = models.DateTimeField(auto_now_add=True)
+    proposed_by = models.CharField(max_length=150, blank=True, default="", db_default="")
+    approved_by = models.CharField(max_length=150, blank=True, default="", db_default="")
+    approved_at = models.DateTimeField(null=True, blank=True)
+
+    objects = PriceVersionQuerySet.as_manager()
 
     class Meta:
         db_table = "price_versions"
         ordering = ("service", "-effective_from")
+        permissions = (("approve_priceversion", "Can approve and refuse prices of others"),)
         constraints = (
             models.UniqueConstraint(fields=("service", "effective_from"), name="one_price_at_a_time"),
+            models.CheckConstraint(
+                condition=models.Q(approved_at=None) | models.Q(effective_from__isnull=False),
+                name="approved_price_has_a_time",
+            ),
         )
 
     def __str__(self) -> str:
-        return f"{self.service} from {self.effective_from:%Y-%m-%d %H:%M:%S}"
+        since = f"{self.effective_from:%Y-%m-%d %H:%M:%S}" if self.effective_from else "its approval"
+        return f"{self.service} from {since}"
+
+    @property
+    def begins(self) -> dt.datetime:
+        """When it starts to hold, or did. Raises ``ValueError`` for one that holds from its approval, and waits."""
+        if self.effective_from is None:
+            raise ValueError("it has not been approved")
+        return self.effective_from
 
 
 class Entitlement(LimitFields):

@@ -1,129 +1,132 @@
-"""Prices as pure functions: tokens and a price in, an exact ``Decimal`` out.
+"""Prices as pure functions: tokens and a price in, an exact ``Decimal`` out. ``pricing_shapes``: how they are written.
 
-Shapes (rates are strings in, exact numbers out):
-
-- ``{"model": "per_token", "rate_per_token": "0.0001", "currency": "USD"}``
-- ``{"model": "per_token", "rates": {"prompt": "…", "completion": "…", "cached": "…", "reasoning": "…"}, …}``
-- ``{"model": "per_request", "rate_per_request": "0.01", "currency": "USD"}``
-- ``{"model": "subscription", "currency": "USD"}``
+What a call costs follows from the call and its price alone. What depends on a month's total (an allowance, steps, a
+fee, a least amount) is settled in lines of the month, and a call costs the highest rate that it may come to: see
+``finance.charges``.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Context, Decimal, Inexact, InvalidOperation
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
 from common.money import ZERO
 
-_MAX_RATE = Decimal(10) ** 9
-_MAX_DIGITS_AFTER_POINT = 18
-_CURRENCY = re.compile(r"[A-Z]{3}")
 #: Enough digits for every product of a rate and a 64-bit count, and a trap should that ever be wrong.
-_EXACT = Context(prec=60, traps=[InvalidOperation, Inexact])
-KINDS = ("prompt", "completion", "cached", "reasoning")
+EXACT = Context(prec=60, traps=[InvalidOperation, Inexact])
+#: Kinds of token that are a part of their group, in the order in which they are taken out of it.
+GROUPS = {
+    "prompt": ("cached", "cache_write", "audio_prompt"),
+    "completion": ("reasoning", "audio_completion"),
+}
+PARTS = tuple(part for parts in GROUPS.values() for part in parts)
+KINDS = (*GROUPS, *PARTS)
+#: What is counted where there is one rate for all tokens, or one for a call.
+TOKEN, REQUEST = "token", "request"
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Token counts of one call. ``cached`` is a part of ``prompt``, ``reasoning`` a part of ``completion``,
-    as OpenAI-compatible upstreams report them."""
+    """Token counts of one call. All others are parts of ``prompt`` or ``completion`` (``GROUPS``), and of one only:
+    a token that is audio and was read from a cache is ``cached``."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
+    cache_write: int = 0
+    audio_prompt: int = 0
+    audio_completion: int = 0
 
     @property
     def total(self) -> int:
         return self.prompt + self.completion
 
 
+class Step(NamedTuple):
+    """A rate up to a month's quantity; None: beyond all others."""
+
+    up_to: int | None
+    rate: Decimal
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A parsed price. ``rates`` is empty unless the model is per token; ``single`` tells one rate from four."""
+    """A parsed price. ``rates`` are per token, by kind, and empty where tokens cost nothing; ``single`` tells one rate
+    for all of them from rates by kind. Each is the highest of its steps.
+
+    ``steps``: by what is counted (a kind, ``TOKEN``, ``REQUEST``), where the rate depends on the month's quantity;
+    ``volume``: the step that the whole quantity reaches holds for all of it. ``fee`` and ``least``: of a month.
+    """
 
     model: str
     currency: str
     rates: dict[str, Decimal]
     per_request: Decimal = ZERO
     single: bool = False
+    steps: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    volume: bool = False
+    fee: Decimal = ZERO
+    least: Decimal = ZERO
+    #: Group, its rate, and the rates of its parts that have one.
+    _groups: tuple[tuple[str, Decimal, tuple[tuple[str, Decimal], ...]], ...] = field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        groups = tuple(
+            (
+                group,
+                self.rates[group],
+                tuple((part, self.rates[part]) for part in parts if part in self.rates),
+            )
+            for group, parts in GROUPS.items()
+            if group in self.rates
+        )
+        object.__setattr__(self, "_groups", groups)
+
+    @property
+    def unit_rates(self) -> dict[str, Decimal]:
+        """The rate of everything that is counted: of each kind, or of ``TOKEN``, or of ``REQUEST``."""
+        if self.single:
+            return {TOKEN: self.rates["prompt"]}
+        if self.rates:
+            return self.rates
+        return {REQUEST: self.per_request} if self.model == "per_request" or self.per_request else {}
+
+    def counts(self, tokens: Tokens, requests: int) -> dict[str, int]:
+        """How much of each of ``unit_rates`` these tokens of so many charged calls are: each token once."""
+        if self.single:
+            return {TOKEN: tokens.total}
+        if not self.rates:
+            return dict.fromkeys(self.unit_rates, requests)
+        found: dict[str, int] = {}
+        for group, _, parts in self._groups:
+            left = getattr(tokens, group)
+            for kind, _ in parts:
+                found[kind] = min(getattr(tokens, kind), left)
+                left -= found[kind]
+            found[group] = left
+        return found
 
     def cost(self, tokens: Tokens, *, charged: bool) -> Decimal:
         """The exact cost of one call. ``charged``: it succeeded, or at least one byte of it was delivered."""
-        if not charged or self.model == "subscription":
+        if not charged:
             return ZERO
-        if self.model == "per_request":
-            return self.per_request
         if self.single:
-            return _EXACT.multiply(self.rates["prompt"], tokens.total)
+            return EXACT.multiply(self.rates["prompt"], tokens.total)
+        if not self.rates:
+            return self.per_request
         total = ZERO
-        for kind, count in self._billed(tokens).items():
-            if count:
-                total = _EXACT.add(total, _EXACT.multiply(self.rates[kind], count))
+        for group, rate, parts in self._groups:
+            left = getattr(tokens, group)
+            for kind, own in parts:
+                count = getattr(tokens, kind)
+                if count:
+                    # Each token once, at its own rate instead of its group's.
+                    count = min(count, left)
+                    left -= count
+                    total = EXACT.add(total, EXACT.multiply(own, count))
+            if left:
+                total = EXACT.add(total, EXACT.multiply(rate, left))
         return total
-
-    def _billed(self, tokens: Tokens) -> dict[str, int]:
-        """Each token once: a cached or reasoning token is charged at its own rate instead of its group's."""
-        cached = min(tokens.cached, tokens.prompt) if "cached" in self.rates else 0
-        reasoning = min(tokens.reasoning, tokens.completion) if "reasoning" in self.rates else 0
-        return {
-            "prompt": tokens.prompt - cached,
-            "completion": tokens.completion - reasoning,
-            "cached": cached,
-            "reasoning": reasoning,
-        }
-
-
-def parse_pricing(pricing: Any) -> Price:
-    """The ``Price`` of one of the shapes above. Raises ``ValueError`` with a sentence an operator understands."""
-    if not isinstance(pricing, dict):
-        raise ValueError("pricing must be an object")
-    model = pricing.get("model")
-    currency = pricing.get("currency")
-    if not isinstance(currency, str) or not _CURRENCY.fullmatch(currency):
-        raise ValueError("currency must be a code of three capital letters (ISO 4217)")
-    if model == "per_token":
-        return _per_token(pricing, currency)
-    if model == "per_request":
-        _only(pricing, {"model", "currency", "rate_per_request"})
-        return Price(
-            model, currency, {}, per_request=_rate(pricing.get("rate_per_request"), "rate_per_request")
-        )
-    if model == "subscription":
-        _only(pricing, {"model", "currency"})
-        return Price(model, currency, {})
-    raise ValueError("model must be per_token, per_request or subscription")
-
-
-def _per_token(pricing: dict[str, Any], currency: str) -> Price:
-    if "rate_per_token" in pricing:
-        _only(pricing, {"model", "currency", "rate_per_token"})
-        rate = _rate(pricing["rate_per_token"], "rate_per_token")
-        return Price("per_token", currency, {"prompt": rate, "completion": rate}, single=True)
-    _only(pricing, {"model", "currency", "rates"})
-    given = pricing.get("rates")
-    if not isinstance(given, dict) or not {"prompt", "completion"} <= set(given) <= set(KINDS):
-        raise ValueError("rates must name prompt and completion, and may name cached and reasoning")
-    return Price("per_token", currency, {kind: _rate(given[kind], kind) for kind in given})
-
-
-def _only(pricing: dict[str, Any], allowed: set[str]) -> None:
-    if not set(pricing) <= allowed:
-        raise ValueError("pricing may only hold " + ", ".join(sorted(allowed)))
-
-
-def _rate(value: Any, name: str) -> Decimal:
-    """Rates are strings, or whole numbers: a JSON fraction has been through a float and is refused."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{name} must be a decimal number written as a string")
-    try:
-        rate = Decimal(value)
-    except InvalidOperation as error:
-        raise ValueError(f"{name} is not a decimal number") from error
-    if not rate.is_finite() or not 0 <= rate <= _MAX_RATE:
-        raise ValueError(f"{name} must lie between 0 and {_MAX_RATE}")
-    exponent = rate.as_tuple().exponent
-    if not isinstance(exponent, int) or -exponent > _MAX_DIGITS_AFTER_POINT:
-        raise ValueError(f"{name} may have {_MAX_DIGITS_AFTER_POINT} digits after the point")
-    return rate

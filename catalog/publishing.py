@@ -1,5 +1,6 @@
 """Putting services and prices up for sale, each with its audit entry in the same transaction."""
 
+import datetime as dt
 import json
 import uuid
 from typing import Any
@@ -8,7 +9,9 @@ from django.db import transaction
 
 from audit import trail
 from audit.changes import differences, fields_of
+from catalog.errors import NotASecondPerson
 from catalog.models import Endpoint, PriceVersion, Service
+from common import clock
 
 
 class PricingDecoder(json.JSONDecoder):
@@ -21,7 +24,7 @@ class PricingDecoder(json.JSONDecoder):
 @transaction.atomic
 def publish_service(*, actor: str, address: str | None = None, **fields: Any) -> Service:
     """A new service with its first price. Raises ``ValidationError``."""
-    service = Service.objects.publish(**fields)
+    service = Service.objects.publish(actor=actor, **fields)
     trail.record(
         actor=actor,
         action="service_created",
@@ -34,14 +37,21 @@ def publish_service(*, actor: str, address: str | None = None, **fields: Any) ->
 
 
 @transaction.atomic
-def change_service(*, service: Service, actor: str, address: str | None = None) -> bool:
-    """Save what was changed on ``service``; a new price becomes a price version. False where nothing was changed."""
+def change_service(
+    *, service: Service, price_from: dt.datetime | None = None, actor: str, address: str | None = None
+) -> bool:
+    """Save what was changed on ``service``; a new price becomes a price version. False where nothing was changed.
+
+    ``price_from``: when it starts to hold; None: now. Raises ``ValidationError`` where another one starts then.
+    """
     stored = Service.objects.select_for_update(no_key=True).get(id=service.id)
     before, after = differences(fields_of(stored), fields_of(service))
     if not after:
         return False
     if "pricing" in after:
-        change_price(service=stored, pricing=service.pricing, actor=actor, address=address)
+        change_price(
+            service=stored, pricing=service.pricing, effective_from=price_from, actor=actor, address=address
+        )
         del before["pricing"], after["pricing"]
     if after:
         service.save(update_fields=[*after])
@@ -59,25 +69,78 @@ def change_service(*, service: Service, actor: str, address: str | None = None) 
 
 @transaction.atomic
 def change_price(
-    *, service: Service, pricing: dict[str, Any], actor: str, address: str | None = None
+    *,
+    service: Service,
+    pricing: dict[str, Any],
+    effective_from: dt.datetime | None = None,
+    actor: str,
+    address: str | None = None,
 ) -> PriceVersion:
-    """A new price from now on."""
+    """A new price from a moment on, or from now; or, where prices have to be approved, the proposal of one."""
     before = service.pricing
-    version = service.publish_price(pricing)
+    version = service.publish_price(pricing, effective_from, actor=actor)
     trail.record(
         actor=actor,
-        action="price_published",
+        action="price_published" if version.approved_at else "price_proposed",
         target_type="service",
         target_id=service.id,
         before={"pricing": before},
-        after={
-            "pricing": pricing,
-            "price_version": str(version.id),
-            "effective_from": version.effective_from.isoformat(),
-        },
+        after=_told(version),
         address=address,
     )
     return version
+
+
+@transaction.atomic
+def approve_price(*, version_id: uuid.UUID, actor: str, address: str | None = None) -> bool:
+    """A waiting price holds from its moment on, or from now where that has passed meanwhile.
+
+    A moment before the proposal was meant, and stays. False where it does not wait any more. Raises
+    ``NotASecondPerson``, and the database refuses that too.
+    """
+    version = PriceVersion.objects.waiting().select_for_update().filter(id=version_id).first()
+    if version is None:
+        return False
+    if actor == version.proposed_by:
+        raise NotASecondPerson
+    version.approved_by, version.approved_at = actor, clock.now()
+    if version.effective_from is None or version.created_at <= version.effective_from < version.approved_at:
+        version.effective_from = version.approved_at
+    version.save(update_fields=("approved_by", "approved_at", "effective_from"))
+    Service.objects.filter(id=version.service_id).update(pricing=version.pricing)
+    _tell_of(version, "price_approved", actor, address)
+    return True
+
+
+@transaction.atomic
+def refuse_price(*, version_id: uuid.UUID, actor: str, address: str | None = None) -> bool:
+    """A waiting price never holds; who entered it may take it back so. False where it does not wait any more."""
+    version = PriceVersion.objects.waiting().select_for_update().filter(id=version_id).first()
+    if version is None:
+        return False
+    _tell_of(version, "price_refused", actor, address)
+    version.delete()
+    return True
+
+
+def _tell_of(version: PriceVersion, action: str, actor: str, address: str | None) -> None:
+    trail.record(
+        actor=actor,
+        action=action,
+        target_type="service",
+        target_id=version.service_id,
+        after={**_told(version), "proposed_by": version.proposed_by},
+        address=address,
+    )
+
+
+def _told(version: PriceVersion) -> dict[str, Any]:
+    begins = version.effective_from
+    return {
+        "pricing": version.pricing,
+        "price_version": str(version.id),
+        "effective_from": begins.isoformat() if begins else None,
+    }
 
 
 def add_endpoint(

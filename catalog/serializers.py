@@ -5,8 +5,16 @@ from typing import Any
 from rest_framework import serializers
 
 from catalog.models import Entitlement, Service
-from catalog.pricing import parse_pricing
+from catalog.pricing import PARTS
+from catalog.pricing_shapes import parse_pricing
 from catalog.rendering import json_number
+
+
+class StepSerializer(serializers.Serializer[Any]):
+    """A rate up to a quantity of the month; null: beyond all others."""
+
+    up_to = serializers.IntegerField(allow_null=True)
+    rate = serializers.DecimalField(max_digits=None, decimal_places=None, coerce_to_string=False)
 
 
 class PricingSerializer(serializers.Serializer[Any]):
@@ -20,21 +28,48 @@ class PricingSerializer(serializers.Serializer[Any]):
     rates = serializers.DictField(
         child=serializers.DecimalField(max_digits=None, decimal_places=None, coerce_to_string=False),
         required=False,
-        help_text="By kind of token: prompt, completion, and where they differ cached and reasoning",
+        help_text="By kind, each for one token: prompt, completion, and where they differ "
+        + ", ".join(PARTS),
     )
     rate_per_request = serializers.DecimalField(
+        max_digits=None, decimal_places=None, required=False, coerce_to_string=False
+    )
+    tiers = serializers.ChoiceField(
+        choices=["graduated", "volume"],
+        required=False,
+        help_text="How steps hold: each for what lies in it, or the last one reached for all of the month.",
+    )
+    steps = serializers.DictField(
+        child=StepSerializer(many=True),
+        required=False,
+        help_text="Where a rate depends on the month's quantity, by what is counted: a kind, token or request. "
+        "The rate that is told besides is the highest of them, and a call costs that.",
+    )
+    fee_per_month = serializers.DecimalField(
+        max_digits=None, decimal_places=None, required=False, coerce_to_string=False
+    )
+    minimum_per_month = serializers.DecimalField(
         max_digits=None, decimal_places=None, required=False, coerce_to_string=False
     )
 
     def to_representation(self, instance: Any) -> dict[str, Any]:
         price = parse_pricing(instance)
         shown: dict[str, Any] = {"model": price.model, "currency": price.currency}
-        if price.model == "per_request":
-            shown["rate_per_request"] = json_number(price.per_request)
-        elif price.single:
+        if price.single:
             shown["rate_per_token"] = json_number(price.rates["prompt"])
         elif price.rates:
             shown["rates"] = {kind: json_number(rate) for kind, rate in price.rates.items()}
+        elif price.unit_rates:
+            shown["rate_per_request"] = json_number(price.per_request)
+        if price.steps:
+            shown["tiers"] = "volume" if price.volume else "graduated"
+            shown["steps"] = {
+                counted: [{"up_to": step.up_to, "rate": json_number(step.rate)} for step in steps]
+                for counted, steps in price.steps.items()
+            }
+        for name, amount in (("fee_per_month", price.fee), ("minimum_per_month", price.least)):
+            if amount:
+                shown[name] = json_number(amount)
         return shown
 
 

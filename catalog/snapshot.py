@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from catalog.limits import Limits
 from catalog.models import Endpoint as StoredEndpoint
 from catalog.models import PriceVersion, Service, Tier
-from catalog.pricing import Price, parse_pricing
+from catalog.pricing import Price
+from catalog.pricing_shapes import parse_pricing
 from common.sealing import Unsealable
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Endpoint:
     weight: int
     order: int
     credential: str | None = field(default=None, repr=False)
+    #: What calls cost us there, where that is known.
+    cost: Price | None = field(default=None, compare=False)
     #: The id as text: a call needs it often.
     text: str = field(init=False)
 
@@ -131,8 +134,8 @@ class Snapshot:
 def load() -> Snapshot:
     """Read the catalogue: four queries, whatever its size."""
     prices: dict[uuid.UUID, list[PricedVersion]] = defaultdict(list)
-    for version in PriceVersion.objects.order_by("effective_from"):
-        from_ms = int(version.effective_from.timestamp() * 1000)
+    for version in PriceVersion.objects.approved().order_by("effective_from"):
+        from_ms = int(version.begins.timestamp() * 1000)
         prices[version.service_id].append(PricedVersion(version.id, from_ms, parse_pricing(version.pricing)))
     stored: dict[uuid.UUID, list[StoredEndpoint]] = defaultdict(list)
     for endpoint in StoredEndpoint.objects.order_by("order", "id"):
@@ -189,6 +192,7 @@ def _endpoint(service: Service, stored: StoredEndpoint) -> Endpoint | None:
         weight=stored.weight,
         order=stored.order,
         credential=credential,
+        cost=parse_pricing(stored.cost_pricing) if stored.cost_pricing else None,
     )
 
 

@@ -190,6 +190,8 @@ SILENCED_SYSTEM_CHECKS = ["axes.W002", "security.W003"] if IS_GATEWAY else []
 
 #: Whether super_admin, admin and finance must have a second factor. Whoever has set one up is always asked for it.
 SECOND_FACTOR_REQUIRED = env("SECOND_FACTOR_REQUIRED", "on") == "on"
+#: Whether a price holds only once somebody else than who entered it has approved it.
+PRICE_APPROVAL_REQUIRED = env("PRICE_APPROVAL_REQUIRED", "off") == "on"
 
 #: Whose tokens people may bring instead of ours: ``{"<issuer>": {"audience": "…", "jwks_url": "https://…"}}``.
 OPENID_PROVIDERS: dict[str, dict[str, str]] = json.loads(env("OPENID_PROVIDERS", "{}"))

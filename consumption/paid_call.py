@@ -3,8 +3,9 @@
 import asyncio
 from decimal import Decimal
 
-from catalog.pricing import Tokens
+from catalog.pricing import Price, Tokens
 from common.errors import Problem
+from common.money import plain
 from consumption import metrics
 from consumption.answers import Headers, served_headers
 from consumption.call import PRICE, ROUTE, SETTLE, Call, Routing, Terms
@@ -46,6 +47,8 @@ class PaidCall:
         self._tokenizer = tokenizer
         self._lease = lease
         self._entry = entry
+        #: What calls cost us where this one was answered, where that is known.
+        self._upstream_price: Price | None = None
 
     async def serve(self) -> Answer:
         """The whole answer, after it is settled."""
@@ -64,6 +67,7 @@ class PaidCall:
 
     async def _fetch(self) -> Reply:
         answered = await self._upstream.ask(self._outbound(self.terms.offer.deadline_seconds, whole=True))
+        self._upstream_price = answered.price
         try:
             reply = answered.exchange.reply(answered.whole(), self.bounds)
         except BaseException as failure:
@@ -79,7 +83,8 @@ class PaidCall:
         rule, told = rule_of(self.terms.offer), reply.tokens
         found = await estimate(self._tokenizer, rule, self.request.prompt(), reply.written, self.bounds)
         prompt = told.prompt or found.prompt
-        return reply.with_tokens(Tokens(prompt, found.completion, told.cached, found.reasoning))
+        tokens = Tokens(prompt, found.completion, told.cached, found.reasoning, told.cache_write)
+        return reply.with_tokens(tokens)
 
     async def stream(self) -> Stream:
         """The answer's head, once the upstream has begun to answer."""
@@ -88,6 +93,7 @@ class PaidCall:
             answered = await self._upstream.ask(self._outbound(seconds, whole=False))
         except BaseException as failure:
             raise await self._failed(failure) from failure
+        self._upstream_price = answered.price
         self.call.lap(ROUTE)
         relay = Relay(self, answered)
         headers = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-store")]
@@ -120,11 +126,26 @@ class PaidCall:
         """What the call costs, at the price that held when it came in."""
         return self.terms.price.price.cost(reply.tokens, charged=True)
 
+    def _upstream_cost(self, tokens: Tokens) -> str | None:
+        """What it cost us; not known in another currency than the call's own."""
+        price = self._upstream_price
+        if price is None or price.currency != self._entry.currency:
+            return None
+        return plain(price.cost(tokens, charged=True))
+
     async def settle(
         self, reply: Reply, cost: Decimal, *, status: journal.Status = "success", error: str | None = None
     ) -> None:
         """Put on record what was delivered, for good."""
-        entry = settled_entry(self._entry, reply, cost, self.call.elapsed_ms, status=status, error=error)
+        entry = settled_entry(
+            self._entry,
+            reply,
+            cost,
+            self.call.elapsed_ms,
+            status=status,
+            error=error,
+            upstream_cost=None if self._upstream_price is None else self._upstream_cost(reply.tokens),
+        )
         await self._settlement.settle(entry, shard=self._lease.shard, ready=self.terms.ready)
         metrics.CONSUMPTION_REQUESTS.add(self.terms.offer.text, status)
         metrics.TOKENS_CONSUMED.add(self.terms.offer.text, self.terms.tier, count=reply.tokens.total)

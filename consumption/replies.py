@@ -172,12 +172,38 @@ def meter(usage: Any, bounds: Bounds) -> tuple[Tokens | None, UsageSource]:
     completion = count(usage.get("completion_tokens", 0 if bounds.completion == 0 else None))
     if prompt is None or completion is None:
         return None, "estimated"
-    cached = count(_detail(usage, "prompt_tokens_details", "cached_tokens")) or 0
-    reasoning = count(_detail(usage, "completion_tokens_details", "reasoning_tokens")) or 0
+    asked, answered = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    cached, cache_write, audio_prompt = _parts_of_prompt(asked) if isinstance(asked, dict) else (0, 0, 0)
+    reasoning, audio_completion = _parts_of_completion(answered) if isinstance(answered, dict) else (0, 0)
+    beside = (count(usage.get("total_tokens")) or 0) - prompt - completion
+    if beside > 0 and beside == (reasoning or beside):
+        # xAI and Gemini count what was thought beside the completion, Gemini in the total alone.
+        reasoning = beside
+        completion += beside
     within = prompt <= bounds.prompt and completion <= bounds.completion
     prompt, completion = min(prompt, bounds.prompt), min(completion, bounds.completion)
-    tokens = Tokens(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    cached = min(cached, prompt)
+    cache_write = min(cache_write, prompt - cached)
+    audio_prompt = min(audio_prompt, prompt - cached - cache_write)
+    reasoning = min(reasoning, completion)
+    audio_completion = min(audio_completion, completion - reasoning)
+    tokens = Tokens(prompt, completion, cached, reasoning, cache_write, audio_prompt, audio_completion)
     return tokens, "reported" if within else "clamped"
+
+
+def _parts_of_prompt(details: dict[str, Any]) -> tuple[int, int, int]:
+    """What was read from a cache, what was written to one, and audio; what is both audio and cached is cached."""
+    cached = count(details.get("cached_tokens")) or 0
+    audio = count(details.get("audio_tokens")) or 0
+    if audio and cached:
+        of_cached = details.get("cached_tokens_details")
+        audio -= min(audio, (count(of_cached.get("audio_tokens")) or 0) if isinstance(of_cached, dict) else 0)
+    return cached, count(details.get("cache_write_tokens")) or 0, audio
+
+
+def _parts_of_completion(details: dict[str, Any]) -> tuple[int, int]:
+    """What was thought, and audio."""
+    return count(details.get("reasoning_tokens")) or 0, count(details.get("audio_tokens")) or 0
 
 
 def count(value: Any) -> int | None:
@@ -185,6 +211,19 @@ def count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _detail(usage: dict[str, Any], group: str, name: str) -> Any:
-    details = usage.get(group)
-    return details.get(name) if isinstance(details, dict) else None
+def usage_of(tokens: Tokens) -> dict[str, Any]:
+    """Tokens as OpenAI's clients are told them; kinds that seldom occur where they do."""
+    asked, answered = {"cached_tokens": tokens.cached}, {"reasoning_tokens": tokens.reasoning}
+    if tokens.cache_write:
+        asked["cache_write_tokens"] = tokens.cache_write
+    if tokens.audio_prompt:
+        asked["audio_tokens"] = tokens.audio_prompt
+    if tokens.audio_completion:
+        answered["audio_tokens"] = tokens.audio_completion
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+        "total_tokens": tokens.total,
+        "prompt_tokens_details": asked,
+        "completion_tokens_details": answered,
+    }

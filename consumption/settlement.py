@@ -50,6 +50,7 @@ def settled_entry(
     *,
     status: journal.Status = "success",
     error: str | None = None,
+    upstream_cost: str | None = None,
 ) -> journal.Entry:
     """The entry of a call that was served, or of what was delivered of one that broke off."""
     tokens = reply.tokens
@@ -62,8 +63,12 @@ def settled_entry(
         completion_tokens=tokens.completion,
         cached_tokens=tokens.cached,
         reasoning_tokens=tokens.reasoning,
+        cache_write_tokens=tokens.cache_write,
+        audio_prompt_tokens=tokens.audio_prompt,
+        audio_completion_tokens=tokens.audio_completion,
         usage_source=reply.usage_source,
         cost=plain(cost),
+        upstream_cost=upstream_cost,
     )
 
 

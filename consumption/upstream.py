@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from catalog.pricing import Price
 from catalog.snapshot import Endpoint
 from common.errors import Problem
 from consumption.errors import DeadlineExceeded, UpstreamBusy, UpstreamFailed, UpstreamRejected
@@ -146,6 +147,11 @@ class Answered:
         self._connection = connection
         self._route = route
         self.exchange = exchange
+
+    @property
+    def price(self) -> Price | None:
+        """What calls cost us at the endpoint that answered, where that is known."""
+        return self._route.endpoint.cost
 
     def whole(self) -> bytes:
         """The body of an answer that was waited for."""

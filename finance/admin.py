@@ -15,11 +15,13 @@ from django.utils.http import urlencode
 
 from audit import trail
 from audit.audited_admin import ReadOnlyAdmin, actor_of
+from catalog.models import PriceVersion
 from common import clock
 from finance import downloads, exports
 from finance.errors import DownloadRefused
 from finance.models import Difference, ExportJob, Reconciliation
 from finance.periods_admin import ClosedMonthAdmin, GatewayAdmin
+from finance.price_admin import PreviewedPriceVersionAdmin
 from finance.tasks import reconcile_books, run_export
 
 __all__ = ["ClosedMonthAdmin", "ExportJobAdmin", "GatewayAdmin", "ReconciliationAdmin"]
@@ -195,3 +197,8 @@ class ReconciliationAdmin(ReadOnlyAdmin):
         reconcile_books.delay(actor_of(request))
         self.message_user(request, "The books are being compared; this page shows the result in a moment.")
         return HttpResponseRedirect(reverse("admin:finance_reconciliation_changelist"))
+
+
+# A price is put up for sale below; what it would bring is known here.
+admin.site.unregister(PriceVersion)
+admin.site.register(PriceVersion, PreviewedPriceVersionAdmin)

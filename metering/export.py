@@ -10,6 +10,7 @@ from accounts.models import Consumer, User
 from catalog.models import Service
 from common import clock
 from common.money import plain
+from metering.journal import TOKEN_COUNTS
 from metering.models import UsageRecord
 
 PAGE = 2_000
@@ -18,8 +19,8 @@ FINANCE_GROUP = "finance"
 
 COLUMNS = (
     "timestamp", "request_id", "record_id", "kind", "corrects", "consumer_id", "consumer", "service_id", "service",
-    "api_key_id", "tier", "status", "error", "settlement", "duration_ms", "prompt_tokens", "completion_tokens",
-    "cached_tokens", "reasoning_tokens", "total_tokens", "usage_source", "cost", "currency", "price_version_id",
+    "api_key_id", "tier", "status", "error", "settlement", "duration_ms", *TOKEN_COUNTS,
+    "total_tokens", "usage_source", "cost", "currency", "price_version_id",
 )  # fmt: skip
 
 #: A spreadsheet takes a cell that begins so for a formula.
@@ -88,8 +89,7 @@ def _row(record: UsageRecord, names: _Names) -> tuple[Any, ...]:
         record.kind, record.corrects, record.consumer_id, harmless(names.of(record.consumer_id)),
         record.service_id, harmless(names.of(record.service_id)), record.api_key_id, harmless(record.tier_id),
         record.status, harmless(str((record.error or {}).get("code", ""))), record.settlement,
-        record.duration_ms, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0),
-        usage.get("cached_tokens", 0), usage.get("reasoning_tokens", 0), record.total_tokens,
+        record.duration_ms, *[usage.get(name, 0) for name in TOKEN_COUNTS], record.total_tokens,
         usage.get("usage_source", ""), plain(record.cost_amount), record.currency, record.price_version_id,
     )  # fmt: skip
 

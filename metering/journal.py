@@ -21,7 +21,10 @@ Limit = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
 Amount = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,18})?\Z")]
 
-TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+#: Counts that nearly every call has, and those that only some have.
+COMMON_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+RARE_COUNTS = ("cache_write_tokens", "audio_prompt_tokens", "audio_completion_tokens")
+TOKEN_COUNTS = COMMON_COUNTS + RARE_COUNTS
 
 #: Left out of the JSON; any other empty ``Raw`` would be written, as nothing, and spoil it.
 NO_METADATA = msgspec.Raw()
@@ -30,7 +33,8 @@ NO_METADATA = msgspec.Raw()
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     """One settled call, complete: the ledger row, its rollup and its quota period follow from it alone.
 
-    ``cost`` is a plain decimal number as text. ``limit`` is the month's token limit that the call was let in
+    ``cost`` is a plain decimal number as text, and so is ``upstream_cost``, what the call cost at its upstream, in the
+    same currency; None where that is not known. ``limit`` is the month's token limit that the call was let in
     under; None is unlimited. ``metadata`` is the caller's own JSON object. ``key_lineage``: what the key's limits are
     counted by; entries of before there were any lack it.
     """
@@ -48,8 +52,12 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     completion_tokens: Count = 0
     cached_tokens: Count = 0
     reasoning_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    audio_prompt_tokens: Count = 0
+    audio_completion_tokens: Count = 0
     usage_source: UsageSource = "none"
     cost: Amount = "0"
+    upstream_cost: Amount | None = None
     limit: Limit | None = None
     error: str | None = None
     key_lineage: uuid.UUID | None = None
@@ -58,6 +66,11 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether it brought something: what brought nothing was metered by nobody, and costs nothing."""
+        return self.usage_source != "none"
 
     @property
     def cost_nano(self) -> int:

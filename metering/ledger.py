@@ -84,10 +84,10 @@ def merge(lines: Sequence[Line]) -> Changes:
     return _merge(lines, _closed_until(lines))
 
 
-def enter(line: Line) -> None:
-    """Write a correction that a person made, in the caller's transaction, which holds the shard's position."""
+def enter(*lines: Line) -> None:
+    """Write corrections that come by no journal, in the caller's transaction, which holds the shard's position."""
     prepare()
-    _merge_new([line], None)
+    _merge_new(lines, None)
 
 
 def _closed_until(lines: Sequence[Line]) -> dt.datetime | None:
@@ -223,7 +223,7 @@ def _identity(of: UsageRecord | Entry) -> tuple[uuid.UUID, ...]:
 
 def _is_same(record: UsageRecord, line: Line) -> bool:
     entry = line.entry
-    recorded = [record.usage.get(name) for name in TOKEN_COUNTS]
+    recorded = [record.usage.get(name, 0) for name in TOKEN_COUNTS]
     arrived = [getattr(entry, name) for name in TOKEN_COUNTS]
     return (
         _identity(record) == _identity(entry)

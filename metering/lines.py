@@ -26,7 +26,10 @@ COLUMNS = (
 )  # fmt: skip
 
 #: What a gateway, the reaper or a replay writes; what a person enters comes by no journal.
-_SETTLEMENTS = frozenset(UsageRecord.Settlement.values) - {UsageRecord.Settlement.MANUAL}
+_SETTLEMENTS = frozenset(UsageRecord.Settlement.values) - {
+    UsageRecord.Settlement.MANUAL,
+    UsageRecord.Settlement.REPRICED,
+}
 _NULL = "\\N"
 _FIELD = re.compile(r"at `\$\.(\w+)`")
 
@@ -69,14 +72,19 @@ class Line:
 
     def usage_json(self) -> str:
         entry = self.entry
+        rare = "".join(
+            [f'"{name}":{count},' for name in journal.RARE_COUNTS if (count := getattr(entry, name))]
+        )
         return (
             f'{{"prompt_tokens":{entry.prompt_tokens},"completion_tokens":{entry.completion_tokens},'
             f'"total_tokens":{entry.total_tokens},"cached_tokens":{entry.cached_tokens},'
-            f'"reasoning_tokens":{entry.reasoning_tokens},"usage_source":"{entry.usage_source}"}}'
+            f'"reasoning_tokens":{entry.reasoning_tokens},{rare}"usage_source":"{entry.usage_source}"}}'
         )
 
     def cost_json(self) -> str:
-        return f'{{"amount":{self.entry.cost},"currency":"{self.entry.currency}"}}'
+        entry = self.entry
+        upstream = "" if entry.upstream_cost is None else f',"upstream":{entry.upstream_cost}'
+        return f'{{"amount":{entry.cost},"currency":"{entry.currency}"{upstream}}}'
 
     def error_json(self) -> str | None:
         return msgspec.json.encode({"code": self.entry.error}).decode() if self.entry.error else None

@@ -46,6 +46,7 @@ class UsageRecord(models.Model):
         REPLAY = "replay", "handed in after an outage"
         REAPED = "reaped", "lease ran out, nobody settled"
         MANUAL = "manual", "entered by a person"
+        REPRICED = "repriced", "priced again"
 
     id = models.UUIDField(primary_key=True)
     request_id = models.UUIDField()
@@ -168,13 +169,23 @@ class UsageRollup(models.Model):
     status = models.CharField(max_length=50, choices=UsageRecord.Status)
     currency = models.CharField(max_length=3)
     requests = models.BigIntegerField(default=0)
+    charged = models.BigIntegerField(default=0, db_default=0, help_text="Requests that brought something.")
     duration_ms = models.BigIntegerField(default=0)
     prompt_tokens = models.BigIntegerField(default=0)
     completion_tokens = models.BigIntegerField(default=0)
     cached_tokens = models.BigIntegerField(default=0)
     reasoning_tokens = models.BigIntegerField(default=0)
+    cache_write_tokens = models.BigIntegerField(default=0, db_default=0)
+    audio_prompt_tokens = models.BigIntegerField(default=0, db_default=0)
+    audio_completion_tokens = models.BigIntegerField(default=0, db_default=0)
     total_tokens = models.BigIntegerField(default=0)
     cost_amount = models.DecimalField(max_digits=38, decimal_places=18, default=0)
+    upstream_requests = models.BigIntegerField(
+        default=0, db_default=0, help_text="Requests whose cost at the upstream is known."
+    )
+    upstream_amount = models.DecimalField(
+        max_digits=38, decimal_places=18, default=0, db_default=0, help_text="What those cost there."
+    )
 
     class Meta:
         db_table = "usage_rollups"

@@ -17,36 +17,26 @@ _HOUR_MS = 3_600_000
 
 #: Owners (``Line.owners``), hour, status, currency, kind.
 _Key = tuple[str, int, str, str, str]
-_CREATE = """
+#: Columns of a rollup that are added up. ``charged``: requests that brought something; ``upstream_requests``: those
+#: whose cost at the upstream is known, ``upstream_amount`` what they cost there.
+SUMS = (
+    "requests", "charged", "duration_ms", *TOKEN_COUNTS, "total_tokens", "cost_amount", "upstream_requests",
+    "upstream_amount",
+)  # fmt: skip
+_OWNERS = "consumer_id, service_id, hour, api_key_id, price_version_id, tier, status, kind, currency"
+_CREATE = f"""
     CREATE TEMP TABLE IF NOT EXISTS staged_sums (
         service_id uuid, consumer_id uuid, api_key_id uuid, price_version_id uuid, tier varchar(50),
-        hour timestamptz, status varchar(50), currency varchar(3), kind varchar(20), requests bigint,
-        duration_ms bigint, prompt_tokens bigint, completion_tokens bigint, cached_tokens bigint,
-        reasoning_tokens bigint, total_tokens bigint, cost_amount numeric, came bigint, granted bigint
+        hour timestamptz, status varchar(50), currency varchar(3), kind varchar(20),
+        {", ".join(f"{name} numeric" for name in SUMS)}, came bigint, granted bigint
     ) ON COMMIT DELETE ROWS
 """
 # Rows in key order, so that two writers that meet wait for each other and never in a circle.
-_UPSERT_ROLLUPS = """
-    INSERT INTO usage_rollups AS r (
-        consumer_id, service_id, hour, api_key_id, price_version_id, tier, status, kind, currency, requests,
-        duration_ms, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, total_tokens,
-        cost_amount
-    )
-    SELECT consumer_id, service_id, hour, api_key_id, price_version_id, tier, status, kind, currency, requests,
-        duration_ms, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, total_tokens,
-        cost_amount
-    FROM staged_sums ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9
-    ON CONFLICT (consumer_id, service_id, hour, api_key_id, price_version_id, tier, status, kind, currency)
-    DO UPDATE SET
-        requests = r.requests + EXCLUDED.requests,
-        duration_ms = r.duration_ms + EXCLUDED.duration_ms,
-        prompt_tokens = r.prompt_tokens + EXCLUDED.prompt_tokens,
-        completion_tokens = r.completion_tokens + EXCLUDED.completion_tokens,
-        cached_tokens = r.cached_tokens + EXCLUDED.cached_tokens,
-        reasoning_tokens = r.reasoning_tokens + EXCLUDED.reasoning_tokens,
-        total_tokens = r.total_tokens + EXCLUDED.total_tokens,
-        cost_amount = r.cost_amount + EXCLUDED.cost_amount
-"""
+_UPSERT_ROLLUPS = f"""
+    INSERT INTO usage_rollups AS r ({_OWNERS}, {", ".join(SUMS)})
+    SELECT {_OWNERS}, {", ".join(SUMS)} FROM staged_sums ORDER BY {_OWNERS}
+    ON CONFLICT ({_OWNERS}) DO UPDATE SET {", ".join(f"{name} = r.{name} + EXCLUDED.{name}" for name in SUMS)}
+"""  # noqa: S608 - constants  # nosec B608
 # ``granted`` is the limit that the line which came last was let in under. Quotas know nothing of corrections.
 _UPSERT_PERIODS = """
     INSERT INTO quota_periods AS p (consumer_id, service_id, month, used, granted)
@@ -68,7 +58,7 @@ class Deltas:
     """Differences to rollups and quota periods, added up in memory and written once."""
 
     def __init__(self) -> None:
-        # requests, duration_ms, prompt, completion, cached, reasoning, total tokens, cost; came, granted
+        # ``SUMS`` in their order; came, granted
         self._sums: dict[_Key, list[Any]] = {}
 
     def add(self, lines: Iterable[Line]) -> None:
@@ -83,29 +73,39 @@ class Deltas:
                 if sums is None:
                     sums = all_sums[key] = _nothing()
                 sums[0] += 1
-                sums[1] += entry.duration_ms
-                sums[2] += entry.prompt_tokens
-                sums[3] += entry.completion_tokens
-                sums[4] += entry.cached_tokens
-                sums[5] += entry.reasoning_tokens
-                sums[6] += entry.total_tokens
-                sums[7] += line.cost
-                sums[8] = came
-                sums[9] = entry.limit
+                sums[1] += entry.is_charged
+                sums[2] += entry.duration_ms
+                sums[3] += entry.prompt_tokens
+                sums[4] += entry.completion_tokens
+                sums[5] += entry.cached_tokens
+                sums[6] += entry.reasoning_tokens
+                sums[7] += entry.cache_write_tokens
+                sums[8] += entry.audio_prompt_tokens
+                sums[9] += entry.audio_completion_tokens
+                sums[10] += entry.total_tokens
+                sums[11] += line.cost
+                if entry.upstream_cost is not None:
+                    sums[12] += 1
+                    sums[13] += Decimal(entry.upstream_cost)
+                sums[14] = came
+                sums[15] = entry.limit
 
     def remove(self, record: UsageRecord) -> None:
         """Take back a row of the ledger as it was before it changes; what it becomes has to be added."""
         owners = owners_text(record, record.tier_id)
         key = (owners, (record.id.int >> 80) // _HOUR_MS, record.status, record.currency, record.kind)
-        tokens = [record.usage[name] for name in TOKEN_COUNTS]
-        taken = (1, record.duration_ms, *tokens, record.total_tokens, record.cost_amount)
+        usage, upstream = record.usage, record.cost.get("upstream")
+        taken = (
+            1, usage.get("usage_source") != "none", record.duration_ms, *[usage.get(name, 0) for name in TOKEN_COUNTS],
+            record.total_tokens, record.cost_amount, upstream is not None, Decimal(upstream or 0),
+        )  # fmt: skip
         sums = self._sums.setdefault(key, _nothing())
         for place, amount in enumerate(taken):
             sums[place] -= amount
 
     def write(self) -> None:
         """Upsert everything. Inside the transaction that writes the lines."""
-        text = "".join([_copy_text(key, sums) for key, sums in self._sums.items() if any(sums[:8])])
+        text = "".join([_copy_text(key, sums) for key, sums in self._sums.items() if any(sums[:-2])])
         if not text:
             return
         with connection.cursor() as cursor:
@@ -117,12 +117,12 @@ class Deltas:
 
 
 def _nothing() -> list[Any]:
-    return [0, 0, 0, 0, 0, 0, 0, Decimal(0), -1, None]
+    return [*[0] * 11, Decimal(0), 0, Decimal(0), -1, None]
 
 
 def _copy_text(key: _Key, sums: list[Any]) -> str:
     owners, hour, status, currency, kind = key
     moment = dt.datetime.fromtimestamp(hour * 3600, clock.UTC).isoformat()
-    numbers = "\t".join([str(amount) for amount in sums[:9]])
-    granted = "\\N" if sums[9] is None else sums[9]
+    numbers = "\t".join([str(amount) for amount in sums[:-1]])
+    granted = "\\N" if sums[-1] is None else sums[-1]
     return f"{owners}\t{moment}\t{status}\t{currency}\t{kind}\t{numbers}\t{granted}\n"

@@ -15,7 +15,7 @@ from typing import Literal
 
 from accounts.budgets import Budget
 from catalog.limits import Limits
-from catalog.pricing import Price
+from catalog.pricing import GROUPS, Price
 from catalog.snapshot import Offer
 from common import money
 from keys.grants import Grant
@@ -179,12 +179,7 @@ def _money(scope: Scope, of: uuid.UUID | None, budget: Budget | None, price: Pri
 
 def bounds_of(price: Price) -> tuple[int, int, int]:
     """Nano-units that a call, each token of its prompt, and each token of its output can cost at most."""
-    if price.model == "per_request":
-        return money.nano(price.per_request), 0, 0
-    if not price.rates:
-        return 0, 0, 0
     prompt, output = (
-        max(price.rates.get(kind, money.ZERO) for kind in kinds)
-        for kinds in (("prompt", "cached"), ("completion", "reasoning"))
+        max(price.rates.get(kind, money.ZERO) for kind in (group, *parts)) for group, parts in GROUPS.items()
     )
-    return 0, money.nano(prompt), money.nano(output)
+    return money.nano(price.per_request), money.nano(prompt), money.nano(output)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from catalog.pricing import Price, Tokens
+from catalog.pricing import PARTS, Price, Tokens
 from common.errors import InvalidField, Problem
 from common.money import plain
 from common.parsing import read_object
@@ -197,15 +197,12 @@ def number(amount: Decimal) -> msgspec.Raw:
 
 def _rates(price: Price, tokens: Tokens) -> dict[str, Any]:
     """The rates that made the cost; with rates by kind also the counts they were applied to."""
-    if price.model == "per_request":
-        return {"rate_per_request": number(price.per_request)}
     if not price.rates:
-        return {}
+        return {f"rate_per_{counted}": number(rate) for counted, rate in price.unit_rates.items()}
     if price.single:
         return {"rate_per_token": number(price.rates["prompt"])}
     shown: dict[str, Any] = {"rates": {kind: number(rate) for kind, rate in price.rates.items()}}
-    if tokens.cached:
-        shown["cached_tokens"] = tokens.cached
-    if tokens.reasoning:
-        shown["reasoning_tokens"] = tokens.reasoning
+    for kind in PARTS:
+        if count := getattr(tokens, kind):
+            shown[f"{kind}_tokens"] = count
     return shown

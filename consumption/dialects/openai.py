@@ -28,7 +28,7 @@ from consumption.dialects.checks import (
 from consumption.dialects.marketplace import number
 from consumption.prompts import Prompt, prompt_of_input, prompt_of_messages
 from consumption.protocols.openai import SpeaksOpenAi
-from consumption.replies import Chunk, Reply
+from consumption.replies import Chunk, Reply, usage_of
 from quotas.admission import Lease
 
 _encode = msgspec.json.Encoder().encode
@@ -170,20 +170,13 @@ def _without_usage(raw: bytes) -> bytes:
 
 
 def _usage_chunk(call: Call, terms: Terms, request: Any, reply: Reply, cost: Decimal) -> dict[str, Any]:
-    tokens = reply.tokens
     return {
         "id": call.id,
         "object": "chat.completion.chunk" if request.path == CHAT.path else "text_completion",
         "created": int(call.request_id.int >> 80) // 1000,
         "model": request.service,
         "choices": [],
-        "usage": {
-            "prompt_tokens": tokens.prompt,
-            "completion_tokens": tokens.completion,
-            "total_tokens": tokens.total,
-            "prompt_tokens_details": {"cached_tokens": tokens.cached},
-            "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
-        },
+        "usage": usage_of(reply.tokens),
         "cost": {"amount": number(cost), "currency": terms.price.price.currency},
     }
 

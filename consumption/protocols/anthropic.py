@@ -173,7 +173,7 @@ class StreamMeter:
         if tokens is None:
             return Reply((), Tokens(), source, written=self._written)
         if not self._closed:
-            asked = Tokens(tokens.prompt, cached=tokens.cached)
+            asked = Tokens(tokens.prompt, cached=tokens.cached, cache_write=tokens.cache_write)
             return Reply((), asked, "estimated", written=self._written)
         return Reply((), tokens, source)
 

@@ -20,6 +20,7 @@ from consumption.replies import (
     Message,
     Reply,
     no_answer,
+    usage_of,
 )
 
 _encode = msgspec.json.encode
@@ -98,17 +99,7 @@ def _completion(message: anthropic.Message, choice: Choice, tokens: Tokens) -> d
         "created": int(time.time()),
         "model": message.model,
         "choices": [{"index": 0, "message": said, "logprobs": None, "finish_reason": choice.finish_reason}],
-        "usage": _usage(tokens),
-    }
-
-
-def _usage(tokens: Tokens) -> dict[str, Any]:
-    return {
-        "prompt_tokens": tokens.prompt,
-        "completion_tokens": tokens.completion,
-        "total_tokens": tokens.total,
-        "prompt_tokens_details": {"cached_tokens": tokens.cached},
-        "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
+        "usage": usage_of(tokens),
     }
 
 

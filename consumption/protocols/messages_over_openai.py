@@ -30,10 +30,10 @@ def stop_reason_of(finish_reason: str | None) -> str:
 
 
 def usage_beside(tokens: Tokens) -> dict[str, int]:
-    """Tokens in Anthropic's convention: what was read from a cache is counted beside ``input_tokens``."""
+    """Tokens in Anthropic's convention: what was read from a cache or written to it is beside ``input_tokens``."""
     return {
-        "input_tokens": tokens.prompt - tokens.cached,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": tokens.prompt - tokens.cached - tokens.cache_write,
+        "cache_creation_input_tokens": tokens.cache_write,
         "cache_read_input_tokens": tokens.cached,
         "output_tokens": tokens.completion,
     }

@@ -4,9 +4,11 @@ from typing import Any
 
 from django import template
 
+from common.money import plain
 from finance import reconciliation
 
 register = template.Library()
+register.filter("plain", plain)
 
 
 @register.inclusion_tag("finance/reconciliation_line.html", takes_context=True)

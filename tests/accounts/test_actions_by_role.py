@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.console_urls")]
 OF_AN_ADMIN = {
     "accounts.consumer:suspend", "accounts.consumer:reactivate", "accounts.consumerbudget:delete_selected",
     "accounts.membership:delete_selected", "catalog.entitlement:delete_selected", "keys.apikey:revoke",
-    "metering.deadletter:retry", "policy.policy:delete_selected",
+    "metering.deadletter:retry", "policy.policy:delete_selected", "catalog.priceversion:approve",
+    "catalog.priceversion:refuse",
 }  # fmt: skip
 OF_FINANCE = {
     "finance.exportjob:cancel", "metering.deadletter:set_aside", "metering.gateway:dismiss",
@@ -36,7 +37,7 @@ MAY: dict[str, set[str]] = {
     | OF_FINANCE
     | {"accounts.user:delete_selected", "accounts.user:reset_second_factor", "auth.group:delete_selected"},
     "admin": OF_AN_ADMIN,
-    "approver": set(),
+    "approver": {"catalog.priceversion:approve", "catalog.priceversion:refuse"},
     "finance": OF_FINANCE,
     "viewer": set(),
     "service_account": set(),

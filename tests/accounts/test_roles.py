@@ -51,6 +51,7 @@ def test_what_each_role_may() -> None:
         "accounts.view_user",
         "audit.view_auditentry",
         "catalog.change_service",
+        "catalog.approve_priceversion",
     }
     assert {"keys.add_apikey", "catalog.change_tier", "accounts.change_user"} <= permissions("admin")
     assert not {"auth.change_group", "accounts.delete_user"} & permissions("admin")

@@ -49,6 +49,9 @@ def test_a_call_of_unknown_outcome_that_is_settled_late_has_the_outcome_in_its_e
         "completion": 20,
         "cached": 0,
         "reasoning": 0,
+        "cache_write": 0,
+        "audio_prompt": 0,
+        "audio_completion": 0,
         "total": 30,
     }
 

@@ -9,8 +9,8 @@ from django.test import Client
 
 from accounts.models import Consumer, Membership, User
 from audit.models import AuditEntry
-from catalog.admin import in_words
 from catalog.models import Entitlement, PriceVersion, Service, Tier
+from catalog.pricing_words import in_words
 from tests.console import console, operator, posted
 from tests.factories import (
     PER_REQUEST,
@@ -97,7 +97,7 @@ def test_a_changed_price_becomes_a_new_version_and_the_old_one_stays(client: Cli
     assert service.pricing == PER_REQUEST
     second = service.price_versions.exclude(id=first.id).get()
     assert second.pricing == PER_REQUEST
-    assert second.effective_from > first.effective_from
+    assert second.begins > first.begins
     assert PriceVersion.objects.get(id=first.id).pricing == PER_TOKEN
     assert told() == [
         (
@@ -107,7 +107,7 @@ def test_a_changed_price_becomes_a_new_version_and_the_old_one_stays(client: Cli
             {
                 "pricing": PER_REQUEST,
                 "price_version": str(second.id),
-                "effective_from": second.effective_from.isoformat(),
+                "effective_from": second.begins.isoformat(),
             },
         )
     ]

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import psycopg2
@@ -14,13 +15,13 @@ from django.core.management.base import CommandError
 from django.db import IntegrityError, connection, transaction
 
 from audit.models import AuditEntry
-from catalog import rotation
-from catalog.models import Endpoint
+from catalog import rotation, snapshot
+from catalog.models import Endpoint, Service
 from catalog.rotation import Rotation, rotate_credentials
 from common import clock
 from common.sealing import Unsealable, reseal
 from tests.committed import audit_trail_may_be_emptied, committed
-from tests.factories import make_endpoint, make_service
+from tests.factories import PER_TOKEN, make_endpoint, make_service
 
 __all__ = ["audit_trail_may_be_emptied", "committed"]
 
@@ -70,9 +71,10 @@ class TestRow:
         assert Endpoint.objects.get().weight == endpoint.weight
 
     def test_it_goes_with_its_service(self) -> None:
-        endpoint = make_endpoint()
-        endpoint.service.price_versions.all().delete()
-        endpoint.service.delete()
+        service = Service.objects.create(
+            name="unpriced", version="1", endpoint="http://127.0.0.1:9/v1", pricing={}
+        )
+        make_endpoint(service).service.delete()
         assert not Endpoint.objects.exists()
 
 
@@ -286,3 +288,24 @@ def test_gateways_hear_of_every_change() -> None:
     listener.cursor().execute("SELECT 1")
     assert [notice.payload for notice in listener.notifies] == [f"service_endpoints:{service.id}"] * 3
     listener.close()
+
+
+class TestUpstreamPrice:
+    def test_a_gateway_knows_it(self) -> None:
+        endpoint = make_endpoint(cost_pricing={**PER_TOKEN, "rate_per_token": "0.00005"})
+        [known] = snapshot.load().offers[endpoint.service_id].endpoints
+        assert known.cost is not None
+        assert known.cost.rates["prompt"] == Decimal("0.00005")
+        make_endpoint(endpoint.service, order=1)
+        assert [each.cost is None for each in snapshot.load().offers[endpoint.service_id].endpoints] == [
+            False,
+            True,
+        ]
+
+    @pytest.mark.parametrize(
+        "pricing", [{**PER_TOKEN, "currency": "EUR"}, {"model": "gift"}, [1], "free"], ids=str
+    )
+    def test_what_is_no_price_or_in_another_currency_is_refused(self, pricing: Any) -> None:
+        with pytest.raises(ValidationError) as refused:
+            make_endpoint(cost_pricing=pricing)
+        assert list(refused.value.message_dict) == ["cost_pricing"]

@@ -89,7 +89,8 @@ def test_csv_gives_back_every_row_and_the_manifest_its_sums(ledger: Calls) -> No
         "consumer_id": str(ledger.key.consumer_id), "consumer": ledger.key.consumer.name,
         "service_id": str(ledger.service.id), "service": str(ledger.service), "api_key_id": str(ledger.key.id),
         "tier": "enterprise", "status": "success", "error": "", "settlement": "lease", "duration_ms": 100,
-        "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0, "reasoning_tokens": 0, "total_tokens": 15,
+        "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0, "reasoning_tokens": 0,
+        "cache_write_tokens": 0, "audio_prompt_tokens": 0, "audio_completion_tokens": 0, "total_tokens": 15,
         "usage_source": "reported", "cost": Decimal("0.003"), "currency": "USD",
         "price_version_id": str(ledger.service.price_versions.get().id),
     }  # fmt: skip

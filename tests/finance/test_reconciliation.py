@@ -165,7 +165,7 @@ def test_two_at_once_are_one(books: Market) -> None:
     with other.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s, 0)", [reconciliation._LOCK])
         assert reconciliation.reconcile(asked_by="anna") is None
-        # Closing alone is not enough: the server may notice it after the next one asked for the lock.
+        # Told, and not left to the end of the session, which the server comes to in its own time.
         cursor.execute("SELECT pg_advisory_unlock(%s, 0)", [reconciliation._LOCK])
     other.close()
     reconcile_books()

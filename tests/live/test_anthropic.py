@@ -25,6 +25,12 @@ TOOL: Any = {
     "input_schema": {"type": "object", "properties": {"text": {"type": "string"}}},
 }
 
+#: What the upstream asks of us: cached tokens a tenth.
+COST = {
+    "model": "per_token", "rates": {"prompt": "10", "completion": "20", "cached": "1"}, "unit": 1_000_000,
+    "currency": "USD",
+}  # fmt: skip
+
 
 class Setting:
     """A service whose upstream speaks ``protocol``, a key for it, and clients that have the key."""
@@ -41,7 +47,9 @@ class Setting:
         self.gateway, self.stack, self.protocol = gateway, stack, protocol
         self.service = factories.make_service()
         self.name = self.service.name
-        factories.make_endpoint(self.service, base_url=base_url or stack.upstream_url, protocol=protocol)
+        factories.make_endpoint(
+            self.service, base_url=base_url or stack.upstream_url, protocol=protocol, cost_pricing=COST
+        )
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
         self.client = anthropic.Anthropic(base_url=gateway.url, api_key=self.text, max_retries=0)
         self.openai = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
@@ -64,7 +72,14 @@ class Setting:
         assert (row.status, row.usage["usage_source"]) == ("success", "reported")
         assert row.usage["prompt_tokens"] == logged["prompt_tokens"]
         assert row.usage["completion_tokens"] == logged["completion_tokens"]
+        assert row.cost["upstream"] == upstream_cost(row)
         return row
+
+
+def upstream_cost(row: UsageRecord) -> Decimal:
+    cached, usage = row.usage["cached_tokens"], row.usage
+    millionths = 10 * (usage["prompt_tokens"] - cached) + cached + 20 * usage["completion_tokens"]
+    return Decimal(millionths).scaleb(-6)
 
 
 @pytest.fixture(params=["openai", "anthropic"])

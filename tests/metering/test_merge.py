@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from common.ids import moment_of, uuid7
-from metering import shards
+from metering import journal, shards
 from metering.models import (
     DeadLetter,
     JournalBatch,
@@ -55,6 +55,10 @@ def test_a_settled_call_becomes_one_row_complete_in_every_column(market: Market)
     entry = market.entry(
         cached_tokens=4,
         reasoning_tokens=5,
+        cache_write_tokens=3,
+        audio_prompt_tokens=2,
+        audio_completion_tokens=6,
+        upstream_cost="0.0001",
         cost="0.000000000000000123",
         error="upstream\tfailed\\n",
         status="error",
@@ -76,9 +80,16 @@ def test_a_settled_call_becomes_one_row_complete_in_every_column(market: Market)
         "total_tokens": 30,
         "cached_tokens": 4,
         "reasoning_tokens": 5,
+        "cache_write_tokens": 3,
+        "audio_prompt_tokens": 2,
+        "audio_completion_tokens": 6,
         "usage_source": "reported",
     }
-    assert row.cost == {"amount": Decimal("0.000000000000000123"), "currency": "USD"}
+    assert row.cost == {
+        "amount": Decimal("0.000000000000000123"),
+        "currency": "USD",
+        "upstream": Decimal("0.0001"),
+    }
     assert row.cost_amount == Decimal("0.000000000000000123")
     assert (row.status, row.error) == ("error", {"code": "upstream\tfailed\\n"})
     assert (row.kind, row.corrects, row.settlement) == ("usage", None, "late")
@@ -105,6 +116,45 @@ def test_what_was_drained_is_rolled_up_announced_and_trimmed(market: Market) -> 
     assert batch.record_ids == [entry.request_id for entry in entries]
     assert market.valkey.get(shards.watermark_key(market.shard)) == f"1:{position.last_id}".encode()
     assert market.waiting() == 0
+
+
+def test_every_kind_is_rolled_up_and_what_is_charged_and_what_the_upstream_cost(market: Market) -> None:
+    kinds = {
+        "cached_tokens": 1, "reasoning_tokens": 2, "cache_write_tokens": 3, "audio_prompt_tokens": 4,
+        "audio_completion_tokens": 5,
+    }  # fmt: skip
+    market.write(
+        market.entry(**kinds, upstream_cost="0.001"),
+        market.entry(**kinds, upstream_cost="0"),
+        market.entry(),
+        market.entry(status="error", usage_source="none", prompt_tokens=0, completion_tokens=0, cost="0"),
+        market.entry(status="error", usage_source="estimated"),
+    )
+
+    market.drain()
+
+    good, bad = UsageRollup.objects.get(status="success"), UsageRollup.objects.get(status="error")
+    assert {name: getattr(good, name) for name in kinds} == {name: 2 * n for name, n in kinds.items()}
+    assert (good.requests, good.charged, good.upstream_requests) == (3, 3, 2)
+    assert (good.cost_amount, good.upstream_amount) == (Decimal("0.009"), Decimal("0.001"))
+    assert (bad.requests, bad.charged, bad.upstream_requests) == (2, 1, 0)
+    market.assert_reconciled()
+
+
+def test_an_entry_of_before_there_were_more_kinds_is_read(market: Market) -> None:
+    entry = market.entry()
+    old = msgspec.json.decode(journal.encode(entry))
+    assert not {*journal.RARE_COUNTS, "upstream_cost"} & old.keys()
+    market.write(msgspec.json.encode(old))
+
+    market.drain()
+
+    row = market.record(entry)
+    assert set(row.usage) == {
+        "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "usage_source",
+    }  # fmt: skip
+    assert row.cost == {"amount": Decimal("0.003"), "currency": "USD"}
+    assert rollups() == {"success": SETTLED}
 
 
 def test_the_same_settle_again_changes_nothing(market: Market) -> None:
@@ -227,6 +277,7 @@ def test_another_settle_after_the_correction_is_a_conflict(market: Market) -> No
         {"completion_tokens": 21},
         {"cached_tokens": 1},
         {"reasoning_tokens": 1},
+        {"audio_prompt_tokens": 1},
         {"cost": "0.0031"},
         {"currency": "EUR"},
     ],

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from catalog.management.commands.create_service import pricing_option
 from catalog.models import Endpoint
 from catalog.publishing import add_endpoint
 from common.commands import JsonCommand
@@ -27,10 +28,14 @@ class Command(JsonCommand):
             "--order", type=int, default=0, help="0 first; a higher one where lower ones fail"
         )
         parser.add_argument(
+            "--cost-pricing", metavar="JSON", help="what a call costs there, written as a price"
+        )
+        parser.add_argument(
             "--credential-env", metavar="NAME", help="environment variable that holds its credential"
         )
 
     def answer(self, **options: Any) -> dict[str, Any]:
+        said = options["cost_pricing"]
         endpoint = add_endpoint(
             actor="add_endpoint",
             service_id=options["service"],
@@ -39,6 +44,7 @@ class Command(JsonCommand):
             upstream_model=options["upstream_model"],
             weight=options["weight"],
             order=options["order"],
+            cost_pricing=None if said is None else pricing_option("--cost-pricing", said),
             credential=_from_environment(options["credential_env"]),
         )
         return {"id": str(endpoint.id)}

@@ -46,7 +46,7 @@ class Command(JsonCommand):
             name=options["name"],
             version=options["service_version"],
             endpoint=options["endpoint"],
-            pricing=_pricing(options["pricing"]),
+            pricing=pricing_option("--pricing", options["pricing"]),
             sla=json_option("--sla", options["sla"]),
             upstream_model=options["upstream_model"],
             fallback_id=options["fallback"],
@@ -62,9 +62,10 @@ class Command(JsonCommand):
         return {"id": str(service.id)}
 
 
-def _pricing(text: str) -> Any:
-    json_option("--pricing", text)  # a key twice, NaN and the like
+def pricing_option(name: str, text: str) -> Any:
+    """The price that an option says."""
+    json_option(name, text)  # a key twice, NaN and the like
     try:
         return json.loads(text, cls=PricingDecoder)
     except ValueError as error:
-        raise CommandError("--pricing is not valid JSON") from error
+        raise CommandError(f"{name} is not valid JSON") from error

@@ -60,7 +60,7 @@ def test_where_both_speak_the_same_the_bytes_are_passed_on() -> None:
 def test_anthropic_counts_the_cache_beside_the_input_and_the_ledger_inside_the_prompt() -> None:
     for request in (message(), chat()):
         reply = answered(request, "anthropic", a_message(TEXT))
-        assert reply.tokens == Tokens(prompt=16, completion=5, cached=4, reasoning=3)
+        assert reply.tokens == Tokens(prompt=16, completion=5, cached=4, reasoning=3, cache_write=2)
         assert reply.usage_source == "reported"
 
 
@@ -89,7 +89,7 @@ def test_a_message_is_told_as_a_completion() -> None:
             "prompt_tokens": 16,
             "completion_tokens": 5,
             "total_tokens": 21,
-            "prompt_tokens_details": {"cached_tokens": 4},
+            "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 2},
             "completion_tokens_details": {"reasoning_tokens": 3},
         },
     }

@@ -21,7 +21,7 @@ _LEAVE = """
 class Migration(migrations.Migration):
     dependencies = [
         ("audit", "0003_changes_past_the_application"),
-        ("catalog", "0009_limits"),
+        ("catalog", "0011_endpoint_cost"),
     ]
 
     operations = [migrations.RunSQL(_AUDIT, _LEAVE)]

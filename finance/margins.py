@@ -1,0 +1,80 @@
+"""Revenue beside what the same calls cost at their upstreams, asked of the rollups.
+
+Revenue is what calls cost their callers, and what corrected them; what a month alone decides (fees, steps) is of no
+call: ``finance.charges``.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from django.db.models import F, Sum
+from django.db.models.functions import TruncDay, TruncMonth
+
+from common import clock
+from common.money import ZERO
+from finance.charges import sum_of
+from metering.models import UsageRollup
+
+By = Literal["service", "consumer", "api_key", "price_version", "day", "month"]
+_KEYS: dict[By, Any] = {
+    "service": F("service_id"),
+    "consumer": F("consumer_id"),
+    "api_key": F("api_key_id"),
+    "price_version": F("price_version_id"),
+    "day": TruncDay("hour", tzinfo=clock.UTC),
+    "month": TruncMonth("hour", tzinfo=clock.UTC),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """``key``: an id or a moment, as asked for, in its order. ``known``: charged requests whose cost at the upstream is
+    known; of the others ``upstream`` has nothing, so the margin is whole only where all are known."""
+
+    key: tuple[Any, ...]
+    currency: str
+    requests: int
+    charged: int
+    known: int
+    revenue: Decimal
+    upstream: Decimal
+
+    @property
+    def margin(self) -> Decimal:
+        return sum_of((self.revenue, self.upstream.copy_negate()))
+
+    @property
+    def is_whole(self) -> bool:
+        return self.known >= self.charged
+
+
+def margins(*, start: dt.datetime, end: dt.datetime, by: Sequence[By]) -> list[Margin]:
+    """Of the whole hours in ``[start, end)``, by what is asked for and by currency."""
+    keys = {f"by_{name}": _KEYS[name] for name in by}
+    found = (
+        UsageRollup.objects.filter(hour__gte=start, hour__lt=end)
+        .values(**keys, in_currency=F("currency"))
+        .annotate(
+            calls=Sum("requests"),
+            charges=Sum("charged"),
+            known=Sum("upstream_requests"),
+            revenue=Sum("cost_amount", default=ZERO),
+            upstream=Sum("upstream_amount", default=ZERO),
+        )
+        .order_by(*keys, "in_currency")
+    )
+    return [
+        Margin(
+            key=tuple(row[name] for name in keys),
+            currency=row["in_currency"],
+            requests=int(row["calls"]),
+            charged=int(row["charges"]),
+            known=int(row["known"]),
+            revenue=row["revenue"],
+            upstream=row["upstream"],
+        )
+        for row in found
+    ]
