@@ -5,11 +5,11 @@ to the ledger; so whoever looked at them one after the other and found nothing o
 """
 
 import datetime as dt
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import redis
 from django.db import connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Exists, Max, Min, OuterRef, Q
 
 from audit import trail
@@ -18,6 +18,7 @@ from common import clock
 from finance import books
 from finance.errors import PeriodNotReady
 from finance.models import Difference, Reconciliation
+from finance.snapshot import one_moment
 from metering import barrier, closed_months, dead_letters, gateways
 from metering.models import ClosedMonth, UsageRecord, UsageRollup
 from quotas import open_leases
@@ -71,20 +72,27 @@ def conditions(first: dt.date) -> list[Condition]:
         _gateways_hold_nothing,
         _no_lease_is_open,
         _drained,
-        *_OF_THE_LEDGER,
+        _nothing_is_unsettled,
+        _no_dead_letter_waits,
         _reconciled,
     )
     return [ask(month) for ask in asked]
 
 
 def close(first: dt.date, *, actor: str, address: str | None = None) -> ClosedMonth:
-    """Close the month for good. Raises ``PeriodNotReady`` where something is not as it has to be."""
+    """Close the month for good. Raises ``PeriodNotReady`` where something is not as it has to be.
+
+    The books are compared whole in one moment, while drains go on; they wait only for a look at whether anything of
+    the month was written since.
+    """
     month = Month(first)
+    with one_moment() as moment:
+        compared = closed_months.sums(moment, first)
+        _require([_books_agree(month, moment)])
     _require(conditions(first))
     with transaction.atomic():
         closed_months.hold_writers()
-        # Nobody writes now, so what is found here stays so.
-        _require([ask(month) for ask in (_is_next, *_OF_THE_LEDGER, _books_agree)])
+        _require([_is_next(month), _no_dead_letter_waits(month), _is_as_compared(month, compared)])
         closed = closed_months.freeze(first, closed_by=actor)
         trail.record(
             actor=actor,
@@ -183,9 +191,11 @@ def _reconciled(month: Month) -> Condition:
     )
 
 
-def _books_agree(month: Month) -> Condition:
-    _, differences = books.compare(connection, [month.first])
+def _books_agree(month: Month, moment: BaseDatabaseWrapper) -> Condition:
+    _, differences = books.compare(moment, [month.first])
     return Condition("The books agree", not differences, f"{len(differences)} differences")
 
 
-_OF_THE_LEDGER: tuple[Callable[[Month], Condition], ...] = (_nothing_is_unsettled, _no_dead_letter_waits)
+def _is_as_compared(month: Month, compared: closed_months.Sums) -> Condition:
+    is_same = closed_months.sums(connection, month.first) == compared
+    return Condition("Nothing of it came meanwhile", is_same, "nothing" if is_same else "try again")

@@ -51,6 +51,19 @@ def name_of(month: dt.date) -> str:
     return f"usage_records_{month:%Y_%m}"
 
 
+def up_to(month: dt.date) -> list[str]:
+    """The tables of this month and of all before it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+            WHERE inhparent = 'usage_records'::regclass AND relname <= %s ORDER BY relname
+            """,
+            [name_of(month)],
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
 def _is_closed(month: dt.date) -> bool:
     """Months that had no partition are closed with the next one that closes."""
     end = ClosedMonth.objects.end()

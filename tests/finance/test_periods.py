@@ -197,6 +197,21 @@ def test_months_close_in_their_order(ready: Market) -> None:
     assert [closed.records for closed in ClosedMonth.objects.order_by("month")] == [1, 1]
 
 
+def test_what_came_while_the_books_were_compared_keeps_it_open(
+    ready: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = periods.conditions
+
+    def late(first: dt.date) -> list[periods.Condition]:
+        found = asked(first)
+        ready.write(ready.unsettled(request_id=id_of_last_month()), how="reaped")
+        ready.drain()
+        return found
+
+    monkeypatch.setattr(periods, "conditions", late)
+    assert refused() == "Nothing of it came meanwhile: try again"
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("first", "over"),

@@ -13,10 +13,10 @@ from common import clock
 from common.ids import moment_of, uuid7
 from finance import books
 from finance.snapshot import one_moment
-from metering import closed_months, journal, partitions, positions
+from metering import closed_months, journal, ledger, partitions, positions
+from metering.lines import Reader
 from metering.models import ClosedMonth, JournalBatch, QuotaPeriod, UsageRecord, UsageRollup
 from tests.harness.waiting import wait_for
-from tests.ledger_rows import Calls
 from tests.metering.market import Market, letters
 from tests.superuser import superuser_cursor
 
@@ -286,7 +286,9 @@ def test_closing_waits_for_whoever_writes_and_counts_what_they_wrote(market: Mar
         positions.append(market.shard, [])
         closing = in_thread(close)
         wait_for(waits_for_a_lock)
-        Calls(market.service, market.consumer).record(at=moment_of(id_of_last_month()))
+        ledger.prepare()
+        encoded = journal.encode(market.entry(request_id=id_of_last_month()))
+        ledger.merge([Reader().read(market.shard, b"1-0", [b"e", encoded, b"s", b"lease"])])
     closing.join(10)
     assert ClosedMonth.objects.get().records == 2
 
