@@ -232,6 +232,8 @@ SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
 #: Where the worker writes down the head of the audit chain. Must outlive the process, and is worth a backup of its own.
 AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")))
 #: Where exported files are kept until they expire. Workers write it and the console reads it, so it is one volume.
+#: Whose name stands on what is exported for billing.
+INVOICE_ISSUER = env("INVOICE_ISSUER", "LLM marketplace")
 EXPORT_DIR = Path(env("EXPORT_DIR", str(VAR_DIR / "exports")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
 LANE = env("LANE", "on") == "on"

@@ -106,7 +106,7 @@ def _write(job: ExportJob) -> dict[str, Any]:
             ledger.copy(how.select(), lines)
             lines.flush()
     crash.point("export-copied")
-    how.write(copied, file, tell)
+    how.write(job, copied, file, tell)
     copied.unlink(missing_ok=True)
     made = manifests.manifest(job, file, facts)
     manifests.save(made, job.folder)

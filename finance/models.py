@@ -39,6 +39,8 @@ class ExportJob(models.Model):
         CSV = "csv", "CSV"
         XLSX = "xlsx", "Excel (XLSX)"
         PARQUET = "parquet", "Parquet"
+        FOCUS_1_4 = "focus-1.4", "FOCUS 1.4 (CSV)"
+        FOCUS_1_2 = "focus-1.2", "FOCUS 1.2 (CSV)"
 
     class State(models.TextChoices):
         QUEUED = "queued"

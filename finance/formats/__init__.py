@@ -18,7 +18,7 @@ class Format(Protocol):
 
     def select(self) -> str: ...
 
-    def write(self, copied: Path, target: Path, progress: Progress) -> None:
+    def write(self, job: ExportJob, copied: Path, target: Path, progress: Progress) -> None:
         """``copied`` is the answer as CSV (which may be moved); ``target`` does not exist yet."""
 
 
@@ -26,6 +26,8 @@ _MODULES = {
     ExportJob.Format.CSV: "csv_file",
     ExportJob.Format.XLSX: "xlsx",
     ExportJob.Format.PARQUET: "parquet",
+    ExportJob.Format.FOCUS_1_4: "focus_csv",
+    ExportJob.Format.FOCUS_1_2: "focus_csv",
 }
 
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from finance.formats import Progress
+from finance.models import ExportJob
 from finance.usage_file import select as select
 
 SUFFIX = "csv"
 
 
-def write(copied: Path, target: Path, progress: Progress) -> None:
+def write(job: ExportJob, copied: Path, target: Path, progress: Progress) -> None:
     copied.rename(target)

@@ -6,6 +6,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from finance.formats import Progress
+from finance.models import ExportJob
 from finance.usage_file import COLUMNS
 from finance.usage_file import select as select
 
@@ -22,7 +23,7 @@ SCHEMA = pa.schema([(column.name, _TYPES[column.kind]) for column in COLUMNS])
 _BLOCK = 2 * 1024 * 1024
 
 
-def write(copied: Path, target: Path, progress: Progress) -> None:
+def write(job: ExportJob, copied: Path, target: Path, progress: Progress) -> None:
     written = 0
     reader = csv.open_csv(
         copied,

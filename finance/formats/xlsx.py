@@ -8,6 +8,7 @@ import xlsxwriter
 from xlsxwriter.worksheet import Worksheet
 
 from finance.formats import Progress
+from finance.models import ExportJob
 from finance.usage_file import KINDS
 from finance.usage_file import select as select
 
@@ -19,7 +20,7 @@ DIGITS = 15
 _STEP = 4_000
 
 
-def write(copied: Path, target: Path, progress: Progress) -> None:
+def write(job: ExportJob, copied: Path, target: Path, progress: Progress) -> None:
     options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
     book = xlsxwriter.Workbook(str(target), {**options, "tmpdir": str(target.parent)})
     with copied.open(newline="", encoding="utf-8") as file:
