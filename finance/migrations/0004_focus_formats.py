@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("finance", "0002_reconciliation"),
+        ("finance", "0003_closing_months"),
     ]
 
     operations = [
