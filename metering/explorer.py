@@ -61,10 +61,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What calls add up to, in one currency. Tokens by kind; ``cost`` is exact."""
+    """What calls and their corrections add up to, in one currency. Tokens by kind; ``cost`` is exact."""
 
     currency: str
-    requests: int = 0
+    calls: int = 0
     errors: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -124,17 +124,21 @@ def movers(question: Question, *, most: int = 10) -> list[Move]:
     return [move for move in moves[:most] if move.change]
 
 
-#: ``errors`` stands first: once ``requests`` is summed its name no longer means the column.
 _SUMS = {
+    "calls": Sum("requests", default=0, filter=Q(kind=UsageRecord.Kind.USAGE)),
     "errors": Sum("requests", default=0, filter=Q(status=UsageRecord.Status.ERROR)),
     "cost": Sum("cost_amount", default=ZERO),
     **{
         name: Sum(name, default=0)
         for name in (
-            "requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "total_tokens",
+            "prompt_tokens",
+            "completion_tokens",
+            "cached_tokens",
+            "reasoning_tokens",
+            "total_tokens",
         )
     },
-}  # fmt: skip
+}
 
 
 def _grouped(question: Question) -> QuerySet[Any, dict[str, Any]]:

@@ -20,7 +20,7 @@ from metering.consumers import consumers_meant
 from metering.explorer import GROUPS, MOST_DAYS, MOST_ROWS, Question, Row, Sums
 from metering.models import UsageRecord
 
-MEASURES = {"cost": "Cost", "total_tokens": "Tokens", "requests": "Requests"}
+MEASURES = {"cost": "Cost", "total_tokens": "Tokens", "calls": "Calls"}
 #: Height of the chart's columns, in its own units.
 HEIGHT = 100
 _DAY = forms.DateInput(attrs={"type": "date"})
@@ -126,7 +126,7 @@ def _share(size: Decimal, of: Decimal) -> int:
 
 def _told(sums: Sums) -> dict[str, Any]:
     return {
-        "requests": sums.requests,
+        "calls": sums.calls,
         "errors": sums.errors,
         "prompt": sums.prompt_tokens,
         "completion": sums.completion_tokens,

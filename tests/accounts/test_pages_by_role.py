@@ -15,7 +15,7 @@ from accounts.roles import ROLES
 from analytics.models import AnalyticsEvent, AnalyticsPosition, SourcePosition
 from common import clock
 from finance.exports import order
-from metering.models import ClosedMonth, DeadLetter, JournalBatch, JournalPosition, ShardEpoch
+from metering.models import ClosedMonth, DeadLetter, Gateway, JournalBatch, JournalPosition, ShardEpoch
 from sla.models import SlaIncident, SlaViolation
 from tests.console import console, operator
 from tests.factories import make_user
@@ -47,6 +47,7 @@ MAY = {
     "finance.reconciliation":      ("v",    "v",    "v",  "v",  "v", "-"),
     "keys.apikey":                 ("vac",  "vac",  "v",  "v",  "v", "-"),
     "keys.keynotice":              ("v",    "v",    "v",  "v",  "v", "-"),
+    "metering.gateway":            ("v",    "v",    "v",  "v",  "v", "-"),
     "metering.closedmonth":        ("v",    "v",    "v",  "v",  "v", "-"),
     "metering.deadletter":         ("v",    "v",    "v",  "v",  "v", "-"),
     "metering.journalbatch":       ("v",    "v",    "v",  "v",  "v", "-"),
@@ -83,8 +84,15 @@ MORE: dict[str, set[str]] = {
         "finance",
         "viewer",
     },
+    "metering.closedmonth:metering_closedmonth_close": {"super_admin", "finance"},
+    "metering.usagerecord:metering_usagerecord_correct": {"super_admin", "finance"},
+    "catalog.priceversion:finance_price_preview": {"super_admin", "admin", "approver", "finance", "viewer"},
     "metering.usagerecord:metering_usagerecord_export": {"super_admin", "admin", "finance"},
 }
+
+
+#: Where a page is not about a row of its model.
+OTHER_ARGUMENTS = {"metering_closedmonth_close": [2020, 2]}
 
 
 @pytest.fixture
@@ -99,6 +107,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     JournalBatch.objects.create(shard=0, number=1, record_ids=[])
     JournalPosition.objects.get_or_create(shard=0, defaults={"epoch": 1})
     ShardEpoch.objects.get_or_create(shard=0, defaults={"number": 1})
+    Gateway.objects.create(id="a-test", host="a-test", started_at=now, seen_at=now)
     _analytics(other, now)
     _libraries(now)
     found = {model: model._default_manager.order_by("pk").first() for model in admin.site._registry}
@@ -169,9 +178,9 @@ def more_pages(rows: Rows) -> dict[str, str]:
         usual = {start + name for name in ("changelist", "add", "change", "delete", "history")}
         for pattern in page.get_urls():
             if pattern.name and pattern.name not in usual:
-                needs_row = "<" in str(pattern.pattern)
+                args = OTHER_ARGUMENTS.get(pattern.name, [rows[model].pk])
                 found[f"{label}:{pattern.name}"] = reverse(
-                    f"admin:{pattern.name}", args=[rows[model].pk] if needs_row else []
+                    f"admin:{pattern.name}", args=args if "<" in str(pattern.pattern) else []
                 )
     return found
 

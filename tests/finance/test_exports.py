@@ -21,7 +21,6 @@ from django.db.models import Sum
 from pyarrow import parquet
 from python_calamine import CalamineWorkbook
 
-from audit.models import AuditEntry
 from common import clock
 from common.ids import uuid7
 from finance import exports
@@ -36,6 +35,7 @@ from tests import factories
 from tests.harness.servers import ROOT
 from tests.ledger_rows import Calls
 from tests.metering.market import Market, database_url
+from tests.telling import told_by_the_application
 
 #: Costs that no float holds, and one at the ledger's full width.
 COSTS = ("0.003", "0.000000000000000001", "12345678901234567890.123456789012345678", "-0.1", "0.1")
@@ -229,7 +229,7 @@ def test_a_job_is_cancelled_while_it_is_copied(ledger: Calls, monkeypatch: pytes
     job.refresh_from_db()
     assert (job.state, job.folder.exists(), job.manifest) == (ExportJob.State.CANCELLED, False, None)
     assert not exports.cancel(job, actor="anna")
-    actions = AuditEntry.objects.order_by("id").values_list("actor", "action")
+    actions = told_by_the_application().order_by("id").values_list("actor", "action")
     assert list(actions) == [("anna", "export.ordered"), ("anna", "export.cancelled")]
 
 

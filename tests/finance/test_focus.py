@@ -32,9 +32,10 @@ WITH_FEE = {
 }  # fmt: skip
 
 
-def exported(version: str = "1.4", **span: dt.datetime) -> tuple[list[dict[str, str]], Path]:
-    asked = {"start": MARCH[0], "end": MARCH[1], **span}
-    job = exports.order(format=f"focus-{version}", actor="anna", **asked)
+def exported(
+    version: str = "1.4", start: dt.datetime = MARCH[0], end: dt.datetime = MARCH[1]
+) -> tuple[list[dict[str, str]], Path]:
+    job = exports.order(format=f"focus-{version}", actor="anna", start=start, end=end)
     run_export(str(job.id))
     job.refresh_from_db()
     file = exports.file_of(job)
@@ -189,16 +190,9 @@ def checker() -> Path:
     folder = ROOT / "var" / "checkers" / CHECKER
     program = folder / "bin" / "focus-toolkit"
     if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [
-            folder / "bin" / "python",
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            CHECKER,
-        ]
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        python = str(folder / "bin" / "python")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", CHECKER]
         if subprocess.run(pip, capture_output=True, timeout=90, check=False).returncode:
             pytest.skip(f"{CHECKER} could not be installed")
     return program
@@ -215,12 +209,12 @@ def test_a_checker_written_elsewhere_accepts_1_4(calls: Calls) -> None:
     asked.record(at=on(5), cost="0.01", currency="EUR")
     _, file = exported()
     supported = ["SupportsUnitPricing", "SupportsMultiplePricingCategories"]
-    command = [checker(), "validate", file, "--dataset", "cost-and-usage"]
+    command = [str(checker()), "validate", str(file), "--dataset", "cost-and-usage"]
     for condition in supported:
         command += ["--supports", condition]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     broken = file.with_name("broken.csv")
     broken.write_text(file.read_text(encoding="utf-8").replace("Generative AI", "Poetry"), encoding="utf-8")
-    command[2] = broken
+    command[2] = str(broken)
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0

@@ -68,7 +68,7 @@ def test_every_grouping_adds_up_to_the_rollups(calls: list[Calls], by: str) -> N
     assert sum(row.sums.total_tokens for row in rows) == 1300
     assert sum((row.sums.cost for row in rows), Decimal(0)) == Decimal("0.13")
     (total,) = explorer.totals(FEBRUARY)
-    assert (total.requests, total.errors, total.cost) == (4, 1, Decimal("0.13"))
+    assert (total.calls, total.errors, total.cost) == (4, 1, Decimal("0.13"))
 
 
 def test_moments_come_in_their_order_and_others_by_cost(calls: list[Calls]) -> None:
@@ -104,7 +104,7 @@ def page(**question: Any) -> Any:
 
 
 @pytest.mark.parametrize("by", GROUPS)
-@pytest.mark.parametrize("measure", ["cost", "total_tokens", "requests"])
+@pytest.mark.parametrize("measure", ["cost", "total_tokens", "calls"])
 def test_each_line_opens_what_it_is_made_of(calls: list[Calls], by: str, measure: str) -> None:
     context = page(by=by, measure=measure).context
     for line in context["lines"]:
