@@ -58,6 +58,7 @@ bench: venv-dev
 bench-scale: venv-dev
 	$(PY) -m bench --scale
 	$(PY) -m bench.exports 10000000
+	$(PY) -m bench.rebuild 1000000
 
 MINUTES ?= 10
 # Some 36 requests each.
