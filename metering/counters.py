@@ -41,6 +41,8 @@ def counters(of: dict[int, list[str]]) -> dict[int, list[Counter]]:
     """Every counter of consumers of shards that may still be asked for, by shard; nothing is reserved."""
     found: dict[int, list[Counter]] = defaultdict(list)
     consumers = {id_: shard for shard, ids in of.items() for id_ in ids}
+    if not consumers:
+        return found
     _add_quotas(found, consumers)
     this, last = months()
     ends = {f"{month:%Y%m}": shards.quota_expires(month) for month in (this, last)}

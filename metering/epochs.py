@@ -134,11 +134,13 @@ def finish(server: OneLife, positions: dict[int, Position]) -> None:
     consumers = counters.consumers_of(positions)
     for some in _batched(positions.values(), AT_ONCE):
         wanted = counters.counters({position.shard: consumers[position.shard] for position in some})
+        scripts = _Scripts(server)
         for position in some:
             if position.shard in forgetting:
-                _forget(server, position)
-            _set(server, position, wanted[position.shard])
-            _open(server, position)
+                _forget(scripts, position)
+            _set(scripts, position, wanted[position.shard])
+            _open(scripts, position)
+        scripts.run()
     crash.point("epoch-set")
     rows = ShardEpoch.objects.filter(shard__in=list(positions))
     # Whoever distrusts a shard while it is opened has it opened again.
@@ -146,47 +148,57 @@ def finish(server: OneLife, positions: dict[int, Position]) -> None:
     opened.update(state=ShardEpoch.State.LIVE, changed_at=clock.now())
 
 
-def _forget(server: OneLife, position: Position) -> None:
+class _Scripts:
+    """Scripts of openings, run together. Each wants the number that ``begin`` left in Valkey, and does nothing else."""
+
+    def __init__(self, server: OneLife) -> None:
+        self.server = server
+        self._pipeline = server.client.pipeline(transaction=False)
+
+    def add(self, position: Position, script: str, keys: Sequence[Any], *values: Any) -> None:
+        mark = shards.opening_key(position.shard)
+        self._pipeline.eval(script, 1 + len(keys), mark, *keys, position.epoch, *values)
+
+    def run(self) -> None:
+        """Raises ``Fenced`` where another drain began to open one of the shards."""
+        if not all(self._pipeline.execute()):
+            raise Fenced("a shard is being opened by another drain")
+
+
+def _forget(scripts: _Scripts, position: Position) -> None:
     tag = shards.tag(position.shard)
-    keys: Iterator[bytes] = server.client.scan_iter(f"{tag}:*", count=10_000)
+    keys: Iterator[bytes] = scripts.server.client.scan_iter(f"{tag}:*", count=10_000)
     for some in _batched(keys, MOST_COUNTERS):
-        _run(server, position, _FORGET, some, tag)
+        scripts.add(position, _FORGET, some, tag)
 
 
-def _set(server: OneLife, position: Position, wanted: Iterable[Counter]) -> None:
+def _set(scripts: _Scripts, position: Position, wanted: Iterable[Counter]) -> None:
     for some in _batched(wanted, MOST_COUNTERS):
         values = _flat((counter.expires, len(counter.fields), *counter.fields) for counter in some)
-        _run(server, position, _SET, [counter.key for counter in some], *values)
+        scripts.add(position, _SET, [counter.key for counter in some], *values)
 
 
-def _open(server: OneLife, position: Position) -> None:
+def _open(scripts: _Scripts, position: Position) -> None:
     shard = position.shard
     keys = [
         shards.epoch_key(shard), shards.leases_key(shard), shards.watermark_key(shard), shards.journal_key(shard),
     ]  # fmt: skip
+    epoch = f"{position.epoch}:{scripts.server.run_id}"
     fallback = shards.quota_expires(counters.months()[0])
-    _run(
-        server, position, _OPEN, keys,
-        f"{position.epoch}:{server.run_id}", position.watermark, after(position.last_id), shards.tag(shard), fallback,
-    )  # fmt: skip
+    scripts.add(
+        position, _OPEN, keys, epoch, position.watermark, after(position.last_id), shards.tag(shard), fallback
+    )
 
 
-def _run(server: OneLife, position: Position, script: str, keys: Sequence[Any], *values: Any) -> None:
-    """One script of an opening: its first key is what ``begin`` left, its first argument what that must say."""
-    mark = shards.opening_key(position.shard)
-    if not server.client.eval(script, 1 + len(keys), mark, *keys, position.epoch, *values):
-        raise Fenced(f"shard {position.shard} is being opened by another drain")
+def _number(key: str) -> int:
+    number = key.partition(":")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _batched(of: Iterable[_Some], most: int) -> Iterator[list[_Some]]:
     rest = iter(of)
     while some := list(islice(rest, most)):
         yield some
-
-
-def _number(key: str) -> int:
-    number = key.partition(":")[0]
-    return int(number) if number.isdigit() else 0
 
 
 def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:

@@ -83,7 +83,8 @@ def quota_key_of(shard: int, consumer_id: str, service_id: str, month: str) -> s
 
 
 def now_key(shard: int, consumer_id: uuid.UUID) -> str:
-    """Hash, of a consumer: calls that run, and buckets of requests and of tokens a minute, by field."""
+    """Hash, of a consumer: calls that run, and buckets of requests and of tokens a minute, by field; and ``kept:at``,
+    the hour in which it was last prolonged."""
     return f"{tag(shard)}:now:{consumer_id}"
 
 
