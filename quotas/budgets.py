@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import redis
+from django.db.models import Q
 
 from accounts.budgets import Budget
 from accounts.models import ConsumerBudget
@@ -53,7 +54,8 @@ def every_budget() -> Iterator[Held]:
     for key in keys.iterator():
         if key.budget is not None:
             yield Held(key.consumer_id, "key", key.lineage, f"API key {key}", key.budget)
-    for entitlement in Entitlement.objects.select_related("service", "tier").iterator():
+    limited = ~Q(budget_amount=None) | ~Q(tier__budget_amount=None)
+    for entitlement in Entitlement.objects.filter(limited).select_related("service", "tier").iterator():
         budget = entitlement.limits.budget
         if budget is not None:
             service = entitlement.service
