@@ -54,16 +54,19 @@ fmt: venv-dev
 
 bench: venv-dev
 	$(PY) -m bench
+	$(PY) -m bench.admission
 
 bench-scale: venv-dev
 	$(PY) -m bench --scale
 	$(PY) -m bench.exports 10000000
+	$(PY) -m bench.rebuild 1000000
 
 MINUTES ?= 10
 # Some 36 requests each.
 EXAMPLES ?= 600
 soak: venv-dev
 	$(PY) -m bench --soak --minutes $(MINUTES)
+	ADMISSIONS=1000000 $(PY) -m pytest tests/quotas/test_many_at_once.py --timeout 3600
 	OPENAPI_EXAMPLES=$(EXAMPLES) OPENAPI_SEED=$$(date +%s) $(PY) -m pytest tests/live/test_openapi.py
 
 # The machine's own pip settings are left out: hashes and versions come from the public index alone.

@@ -146,6 +146,7 @@ CELERY_BEAT_SCHEDULE = {
     "flush-analytics": {"task": "analytics.tasks.flush_events", "schedule": timedelta(seconds=5)},
     "reap-leases": {"task": "quotas.tasks.reap_leases", "schedule": timedelta(seconds=10)},
     "sync-quotas": {"task": "quotas.tasks.sync_quotas", "schedule": timedelta(minutes=5)},
+    "send-budget-notices": {"task": "quotas.tasks.send_budget_notices", "schedule": timedelta(minutes=1)},
     "check-sla": {"task": "sla.tasks.check_sla", "schedule": timedelta(minutes=5)},
     "forget-sign-ins": {"task": "accounts.tasks.forget_expired_sign_ins", "schedule": timedelta(days=1)},
     "anchor-audit": {"task": "audit.tasks.anchor_audit", "schedule": timedelta(minutes=1)},

@@ -4,13 +4,15 @@ import logging
 
 import hiredis
 from django.db import DatabaseError, connection
-from django.db.models import Count
+from django.db.models import Count, F, Sum
+from django.db.models.functions import Abs
 
 from catalog.snapshot import Snapshot
 from consumption import metrics
 from consumption.routing import Router
 from consumption.runtime import Runtime
 from quotas.line import LineError
+from quotas.models import QuotaDrift
 from sla.models import SlaViolation
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def observe_database() -> None:
     try:
         _observe_sessions()
         _observe_violations()
+        _observe_drifts()
     except DatabaseError as error:
         log.warning("gauges not read: %s", type(error).__name__)
 
@@ -69,3 +72,16 @@ def _observe_violations() -> None:
     )
     for service_id, metric, severity, count in grouped:
         metrics.SLA_VIOLATIONS.labels(str(service_id), metric, severity).set(count)
+
+
+def _observe_drifts() -> None:
+    grouped = (
+        QuotaDrift.objects.order_by()
+        .values("healed")
+        .annotate(n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger"))))
+    )
+    found = {row["healed"]: (row["n"], row["tokens"]) for row in grouped}
+    for healed in (True, False):
+        count, tokens = found.get(healed, (0, 0))
+        metrics.QUOTA_DRIFTS.labels(str(healed).lower()).set(count)
+        metrics.QUOTA_DRIFT_TOKENS.labels(str(healed).lower()).set(tokens)

@@ -92,6 +92,15 @@ SLA_VIOLATIONS = Gauge(
     ("service_id", "metric", "severity"),
     registry=REGISTRY,
 )
+QUOTA_DRIFTS = Gauge(
+    "quota_drifts",
+    "Live counters that differed from the ledger twice, as the comparisons recorded them.",
+    ("healed",),
+    registry=REGISTRY,
+)
+QUOTA_DRIFT_TOKENS = Gauge(
+    "quota_drift_tokens", "Tokens that these counters were off by, in all.", ("healed",), registry=REGISTRY
+)
 DB_CONNECTIONS_ACTIVE = Gauge("db_connections_active", "PostgreSQL sessions at work.", registry=REGISTRY)
 DB_CONNECTIONS_IDLE = Gauge("db_connections_idle", "PostgreSQL sessions at rest.", registry=REGISTRY)
 REDIS_CONNECTIONS_ACTIVE = Gauge(

@@ -2,7 +2,44 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+
+_AMOUNT = {"oneOf": [{"type": "integer"}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"}]}
+_KNOWN_AMOUNT = {"oneOf": [*_AMOUNT["oneOf"], {"type": "null"}]}
+
+
+@extend_schema_field(_AMOUNT)
+class AmountField(serializers.Field[Any, Any, Any, Any]):
+    """A count as a number; money as a text, so that nobody reads it as a float."""
+
+    def to_representation(self, value: int | str) -> int | str:
+        return value
+
+
+@extend_schema_field(_KNOWN_AMOUNT)
+class KnownAmountField(AmountField):
+    """The same, or null where live counters cannot be read."""
+
+
+class LimitSerializer(serializers.Serializer[Any]):
+    """One limit. What a bucket lacks counts as used; calls that run count as used too."""
+
+    name = serializers.CharField(
+        help_text="requests_per_second, concurrent_requests, tokens_per_minute, tokens_per_month, budget_per_day or "
+        "budget_per_month"
+    )
+    scope = serializers.CharField(
+        help_text="service: all calls of the consumer at the service; key: all calls with the key; consumer: all calls"
+    )
+    limit = AmountField(help_text="0 forbids")
+    used = KnownAmountField(help_text="null where live counters cannot be read")
+    reserved = KnownAmountField(help_text="Held by running calls, of which some may come back")
+    reset_at = serializers.DateTimeField(
+        allow_null=True, help_text="When the period ends, or the bucket is full; null for calls that run"
+    )
+    currency = serializers.CharField(allow_null=True, help_text="Of a budget, whose amounts are texts")
+    soft = serializers.BooleanField(help_text="It is told at 80 and 100 %, and refuses nothing")
 
 
 class QuotaSerializer(serializers.Serializer[Any]):
@@ -16,6 +53,10 @@ class QuotaSerializer(serializers.Serializer[Any]):
     remaining_tokens = serializers.IntegerField(allow_null=True)
     reset_at = serializers.DateTimeField()
     exceeded = serializers.BooleanField()
+    reserved_tokens = serializers.IntegerField(
+        allow_null=True, help_text="Held by running calls; null where live counters cannot be read"
+    )
+    limits = LimitSerializer(many=True, help_text="All limits beside this one")
 
 
 class UsageStatisticsSerializer(serializers.Serializer[Any]):

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
@@ -10,16 +11,20 @@ from rest_framework.views import APIView
 
 from accounts.acting import caller_of
 from accounts.authentication import MemberAuthentication
+from accounts.models import ConsumerBudget
 from catalog.listing import entitlement_of
+from catalog.models import Entitlement
 from catalog.rendering import PlainNumberRenderer, json_number
 from common.errors import InvalidField
 from common.money import presented
 from common.problem_schema import problems
-from consumption.quota_reading import quota_now
+from consumption.quota_reading import Counted, quota_now
 from consumption.reading_serializers import QuotaSerializer, UsageStatisticsSerializer
 from keys.authentication import ApiKeyAuthentication
+from keys.grants import Grant
 from keys.models import Scope
 from metering.usage import usage_statistics
+from quotas.limits import Limit, further_of
 
 #: An API key or a person.
 EITHER = (ApiKeyAuthentication, MemberAuthentication)
@@ -37,11 +42,15 @@ class QuotaView(APIView):
         responses={200: QuotaSerializer, **problems(400, 401, 403, 404)},
     )
     def get(self, request: Request, service_id: uuid.UUID) -> Response:
-        """Tokens used and left in the current UTC month, of the tier in force for this caller."""
+        """Tokens used and left in the current UTC month, and of every other limit in force for this caller."""
         caller = caller_of(request)
         entitlement = entitlement_of(caller, service_id)
-        limit = entitlement.in_force.tokens_per_month
-        quota = quota_now(consumer_id=caller.consumer_id, service_id=service_id, limit=limit)
+        quota = quota_now(
+            consumer_id=caller.consumer_id,
+            service_id=service_id,
+            tier=entitlement.in_force,
+            further=_further_limits(request, entitlement),
+        )
         document = {
             "service_id": service_id,
             "consumer_id": caller.consumer_id,
@@ -51,8 +60,39 @@ class QuotaView(APIView):
             "remaining_tokens": quota.remaining,
             "reset_at": quota.reset_at,
             "exceeded": quota.exceeded,
+            "reserved_tokens": quota.reserved,
+            "limits": [_told(counted) for counted in quota.others],
         }
         return Response(QuotaSerializer(document).data)
+
+
+def _further_limits(request: Request, entitlement: Entitlement) -> list[Limit]:
+    """The consumer's, the service's, and the key's where a key asks."""
+    budgets = ConsumerBudget.objects.filter(consumer_id=entitlement.consumer_id).order_by("id")
+    return further_of(
+        request.auth.limits if isinstance(request.auth, Grant) else None,
+        [budget.value for budget in budgets],
+        entitlement.service_id,
+        entitlement.in_force,
+        entitlement.service.pricing["currency"],
+    )
+
+
+def _told(counted: Counted) -> dict[str, Any]:
+    limit = counted.limit
+    used, reserved = (
+        None if amount is None else limit.tell(amount) for amount in (counted.used, counted.reserved)
+    )
+    return {
+        "name": limit.name,
+        "scope": limit.scope,
+        "limit": limit.told,
+        "used": used,
+        "reserved": reserved,
+        "reset_at": counted.reset_at,
+        "currency": limit.currency or None,
+        "soft": limit.soft,
+    }
 
 
 class UsageView(APIView):

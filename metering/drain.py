@@ -57,13 +57,15 @@ class Session:
     def step(self) -> int:
         """Look after shards where that is due, then drain once; returns how many entries were passed."""
         if time.monotonic() >= self._look_at:
-            self._look_after_shards()
-            self._look_at = time.monotonic() + LOOK_EVERY
+            opened = self._look_after_shards()
+            # There may be more to open; between two groups the others are drained.
+            self._look_at = time.monotonic() + (0.0 if opened else LOOK_EVERY)
         if not self._positions:
             time.sleep(BLOCK_MS / 1000)
         return self._drain(self._positions, block_ms=BLOCK_MS)
 
-    def _look_after_shards(self) -> None:
+    def _look_after_shards(self) -> bool:
+        """Own a fair share of shards, and open those that need it; returns whether there were any."""
         self._ownership.rebalance()
         owned = self._ownership.shards
         self._positions = {n: place for n, place in self._positions.items() if n in owned}
@@ -75,6 +77,7 @@ class Session:
         caught_up = [place for n, place in gained.items() if n not in opening]
         publish(self._server, caught_up)
         self._positions.update({place.shard: place for place in caught_up})
+        return bool(opening)
 
     def _open(self, opening: list[int]) -> None:
         log.warning("opening %d shards under a new epoch", len(opening))

@@ -8,36 +8,69 @@ and begun again:
    on every script answers ``stale``, and a former owner's transaction fails at the position.
 2. The journal is drained to where it ended then (``ends``). What is left in it is real, whatever epoch it is from;
    the ledger takes each request once. What comes later can only be a replay, which the drain credits by itself.
-3. ``finish``: one script sets the counters from the ledger, and reserved from the leases that exist, and sets the key.
+3. ``finish``: scripts set the counters as the ledger has them, a few hundred at a time, so that no other shard waits;
+   the last one adds what the leases hold that exist, and sets the key. All of them want the number that ``begin`` left
+   in Valkey, so whoever was overtaken sets nothing.
+
+A shard can also be distrusted by a person, in the row. It is opened in the same way, by whichever drain owns it, and
+forgets what it counted before counters are set.
 """
 
-import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
 
 from common import clock, crash
-from metering import shards, spending
-from metering.models import QuotaPeriod, ShardEpoch
+from metering import counters, shards
+from metering.counters import Counter
+from metering.models import ShardEpoch
+from metering.positions import Fenced
 from metering.stream import START, Position, after
 from metering.valkey import OneLife
 
-_OPEN = (Path(__file__).parent / "scripts" / "open_shard.lua").read_text()
+_Some = TypeVar("_Some")
+#: Counters that one script sets: some milliseconds in which no other is answered.
+MOST_COUNTERS = 500
+#: Shards whose counters are read from the ledger in one go; and of distrusted ones, that are closed at the same time.
+AT_ONCE = 8
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+_CLOSE, _SET, _FORGET, _OPEN = (
+    (_SCRIPTS / f"{name}.lua").read_text()
+    for name in ("close_shard", "set_counters", "forget_counters", "open_shard")
+)
 
 
 def not_live(server: OneLife, positions: dict[int, Position], owned: Iterable[int]) -> list[int]:
-    """Which of the owned shards have to be opened."""
+    """Which of the owned shards have to be opened: those that are not live, else some of those that are distrusted."""
     found = _keys(server, sorted(owned))
-    return [shard for shard, key in found.items() if not _fits(server, positions.get(shard), key)]
+    dead = [shard for shard, key in found.items() if not _fits(server, positions.get(shard), key)]
+    return dead or sorted(_distrusted(found))[:AT_ONCE]
 
 
 def live_only(positions: dict[int, Position]) -> dict[int, Position]:
-    """The positions of shards whose row in PostgreSQL is live under the very same number."""
-    live = ShardEpoch.objects.filter(shard__in=list(positions), state=ShardEpoch.State.LIVE)
-    numbers = dict(live.values_list("shard", "number"))
+    """The positions of shards whose row in PostgreSQL is live, distrusted or not, under the very same number."""
+    rows = ShardEpoch.objects.filter(shard__in=list(positions)).exclude(state=ShardEpoch.State.REBUILDING)
+    numbers = dict(rows.values_list("shard", "number"))
     return {shard: place for shard, place in positions.items() if numbers.get(shard) == place.epoch}
+
+
+def distrust() -> None:
+    """Have the counters of all shards set from nothing, by whichever drains own them."""
+    ShardEpoch.objects.update(state=ShardEpoch.State.DISTRUSTED, changed_at=clock.now())
+
+
+def all_live() -> bool:
+    """Whether every shard is open, and none distrusted."""
+    return ShardEpoch.objects.filter(state=ShardEpoch.State.LIVE).count() == shards.SHARDS
+
+
+def _distrusted(of: Collection[int]) -> set[int]:
+    rows = ShardEpoch.objects.filter(shard__in=of, state=ShardEpoch.State.DISTRUSTED)
+    return set(rows.values_list("shard", flat=True))
 
 
 def _keys(server: OneLife, of: Sequence[int]) -> dict[int, str]:
@@ -60,8 +93,8 @@ def begin(server: OneLife, opening: Sequence[int]) -> dict[int, Position]:
         positions = {row[0]: Position(row[0], row[1], START, row[2]) for row in cursor.fetchall()}
     crash.point("epoch-begun")
     pipeline = server.client.pipeline(transaction=False)
-    for shard in positions:
-        pipeline.delete(shards.epoch_key(shard))
+    for shard, position in positions.items():
+        pipeline.eval(_CLOSE, 2, shards.opening_key(shard), shards.epoch_key(shard), str(position.epoch))
     pipeline.execute()
     return positions
 
@@ -76,12 +109,14 @@ def ends(server: OneLife, opening: Iterable[int]) -> dict[int, str]:
     return {shard: last[0][0].decode() if last else START for shard, last in found}
 
 
+# A shard stays distrusted until it is live: its opening may be broken off here.
 _BEGIN = f"""
     WITH numbered AS (
         INSERT INTO shard_epochs AS e (shard, number, state, changed_at)
         SELECT shard, known + 1, 'rebuilding', now() FROM (VALUES {{values}}) AS v (shard, known)
         ON CONFLICT (shard) DO UPDATE SET
-            number = greatest(e.number + 1, EXCLUDED.number), state = EXCLUDED.state, changed_at = now()
+            number = greatest(e.number + 1, EXCLUDED.number), changed_at = now(),
+            state = CASE e.state WHEN 'distrusted' THEN e.state ELSE EXCLUDED.state END
         RETURNING shard, number
     )
     INSERT INTO journal_positions (shard, epoch, last_id, batch) SELECT shard, number, '{START}', 0 FROM numbered
@@ -91,47 +126,79 @@ _BEGIN = f"""
 
 
 def finish(server: OneLife, positions: dict[int, Position]) -> None:
-    """Set the counters of shards whose journals are drained, and make them live."""
-    quotas, spent = _quotas(positions), spending.spent(positions)
-    fallback = str(shards.quota_expires(_months()[0]))
-    pipeline = server.client.pipeline(transaction=False)
-    for shard, position in positions.items():
-        keys = [
-            shards.epoch_key(shard), shards.leases_key(shard), shards.watermark_key(shard),
-            shards.journal_key(shard), *(key for key, _, _ in quotas[shard]), *(key for key, _, _ in spent[shard]),
-        ]  # fmt: skip
-        values = [
-            f"{position.epoch}:{server.run_id}", position.watermark, after(position.last_id), shards.tag(shard),
-            fallback, len(quotas[shard]),
-            *_flat((used, expires) for _, used, expires in (*quotas[shard], *spent[shard])),
-        ]  # fmt: skip
-        pipeline.eval(_OPEN, len(keys), *keys, *values)
-    pipeline.execute()
+    """Set the counters of shards whose journals are drained, and make them live.
+
+    Raises ``Fenced`` where another drain began to open one of them meanwhile.
+    """
+    forgetting = _distrusted(positions)
+    consumers = counters.consumers_of(positions)
+    for some in _batched(positions.values(), AT_ONCE):
+        wanted = counters.counters({position.shard: consumers[position.shard] for position in some})
+        scripts = _Scripts(server)
+        for position in some:
+            if position.shard in forgetting:
+                _forget(scripts, position)
+            _set(scripts, position, wanted[position.shard])
+            _open(scripts, position)
+        scripts.run()
     crash.point("epoch-set")
     rows = ShardEpoch.objects.filter(shard__in=list(positions))
-    rows.update(state=ShardEpoch.State.LIVE, changed_at=clock.now())
+    # Whoever distrusts a shard while it is opened has it opened again.
+    opened = rows.filter(state=ShardEpoch.State.REBUILDING) | rows.filter(shard__in=forgetting)
+    opened.update(state=ShardEpoch.State.LIVE, changed_at=clock.now())
 
 
-def _quotas(opening: Iterable[int]) -> dict[int, list[tuple[str, str, str]]]:
-    """Key, used tokens and expiry of every counter that may still be asked for, by shard."""
-    quotas: dict[int, list[tuple[str, str, str]]] = {shard: [] for shard in opening}
-    for period in QuotaPeriod.objects.filter(month__in=_months()).iterator():
-        shard = shards.shard_of(period.consumer_id)
-        if shard in quotas:
-            key = shards.quota_key(shard, period.consumer_id, period.service_id, period.month)
-            quotas[shard].append((key, str(period.used), str(shards.quota_expires(period.month))))
-    return quotas
+class _Scripts:
+    """Scripts of openings, run together. Each wants the number that ``begin`` left in Valkey, and does nothing else."""
+
+    def __init__(self, server: OneLife) -> None:
+        self.server = server
+        self._pipeline = server.client.pipeline(transaction=False)
+
+    def add(self, position: Position, script: str, keys: Sequence[Any], *values: Any) -> None:
+        mark = shards.opening_key(position.shard)
+        self._pipeline.eval(script, 1 + len(keys), mark, *keys, position.epoch, *values)
+
+    def run(self) -> None:
+        """Raises ``Fenced`` where another drain began to open one of the shards."""
+        if not all(self._pipeline.execute()):
+            raise Fenced("a shard is being opened by another drain")
 
 
-def _months() -> tuple[dt.date, dt.date]:
-    """This month and the last."""
-    this = clock.month_of(clock.now())
-    return this, clock.month_of(clock.month_start(this) - dt.timedelta(days=1))
+def _forget(scripts: _Scripts, position: Position) -> None:
+    tag = shards.tag(position.shard)
+    keys: Iterator[bytes] = scripts.server.client.scan_iter(f"{tag}:*", count=10_000)
+    for some in _batched(keys, MOST_COUNTERS):
+        scripts.add(position, _FORGET, some, tag)
+
+
+def _set(scripts: _Scripts, position: Position, wanted: Iterable[Counter]) -> None:
+    for some in _batched(wanted, MOST_COUNTERS):
+        values = _flat((counter.expires, len(counter.fields), *counter.fields) for counter in some)
+        scripts.add(position, _SET, [counter.key for counter in some], *values)
+
+
+def _open(scripts: _Scripts, position: Position) -> None:
+    shard = position.shard
+    keys = [
+        shards.epoch_key(shard), shards.leases_key(shard), shards.watermark_key(shard), shards.journal_key(shard),
+    ]  # fmt: skip
+    epoch = f"{position.epoch}:{scripts.server.run_id}"
+    fallback = shards.quota_expires(counters.months()[0])
+    scripts.add(
+        position, _OPEN, keys, epoch, position.watermark, after(position.last_id), shards.tag(shard), fallback
+    )
 
 
 def _number(key: str) -> int:
     number = key.partition(":")[0]
     return int(number) if number.isdigit() else 0
+
+
+def _batched(of: Iterable[_Some], most: int) -> Iterator[list[_Some]]:
+    rest = iter(of)
+    while some := list(islice(rest, most)):
+        yield some
 
 
 def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:

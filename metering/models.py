@@ -280,6 +280,7 @@ class ShardEpoch(models.Model):
     class State(models.TextChoices):
         LIVE = "live"
         REBUILDING = "rebuilding"
+        DISTRUSTED = "distrusted", "distrusted: counters to be set from nothing"
 
     shard = models.PositiveSmallIntegerField(primary_key=True)
     number = models.PositiveBigIntegerField()

@@ -31,6 +31,11 @@ def epoch_key(shard: int) -> str:
     return f"{tag(shard)}:epoch"
 
 
+def opening_key(shard: int) -> str:
+    """The number of the epoch that a shard is being opened under."""
+    return f"{tag(shard)}:opening"
+
+
 def journal_key(shard: int) -> str:
     """Stream of settled usage that PostgreSQL may not have yet."""
     return f"{tag(shard)}:journal"
@@ -69,15 +74,21 @@ def bucket_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID) -> str
 
 def quota_key(shard: int, consumer_id: uuid.UUID, service_id: uuid.UUID, month: dt.date) -> str:
     """Hash: ``used`` and ``reserved`` tokens of one UTC month."""
-    return f"{tag(shard)}:quota:{consumer_id}:{service_id}:{month:%Y%m}"
+    return quota_key_of(shard, str(consumer_id), str(service_id), f"{month:%Y%m}")
+
+
+def quota_key_of(shard: int, consumer_id: str, service_id: str, month: str) -> str:
+    """The same of what is text already."""
+    return f"{tag(shard)}:quota:{consumer_id}:{service_id}:{month}"
 
 
 def now_key(shard: int, consumer_id: uuid.UUID) -> str:
-    """Hash, of a consumer: calls that run, and buckets of requests and of tokens a minute, by field."""
+    """Hash, of a consumer: calls that run, and buckets of requests and of tokens a minute, by field; and ``kept:at``,
+    the hour in which it was last prolonged."""
     return f"{tag(shard)}:now:{consumer_id}"
 
 
-def spent_key(shard: int, consumer_id: uuid.UUID, period: str) -> str:
+def spent_key(shard: int, consumer_id: uuid.UUID | str, period: str) -> str:
     """Hash, of a consumer in a UTC month (``202511``) or day (``20251125``): what was used, and by ``r…`` reserved."""
     return f"{tag(shard)}:spent:{consumer_id}:{period}"
 

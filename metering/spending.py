@@ -1,71 +1,59 @@
 """What consumers spent in a month or a day, as the ledger has it: for live counters that have to be set again."""
 
 import datetime as dt
-import json
-import uuid
-from collections import defaultdict
-from collections.abc import Iterable
-from decimal import Decimal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from django.db.models import Sum
-from django.db.models.functions import TruncDay, TruncMonth
+from django.db import connection
 
-from common import clock, money
-from metering import shards
-from metering.models import UsageRecord, UsageRollup
+from common import clock
 
-#: Field → tokens, or money that is not rounded yet.
-_Used = dict[str, int | Decimal]
+#: Consumer, period (``202511`` or ``20251125``), and field, amount, field, amount …, as a ``spent_key`` has them.
+Spent = tuple[str, str, list[str]]
 
-
-def spent(opening: Iterable[int]) -> dict[int, list[tuple[str, str, str]]]:
-    """Key, used by field (as JSON) and expiry of every ``spent_key`` that may still be asked for, by shard."""
-    found: dict[int, list[tuple[str, str, str]]] = {shard: [] for shard in opening}
-    today = clock.now().date()
-    this_month = today.replace(day=1)
-    last_month = (this_month - dt.timedelta(days=1)).replace(day=1)
-    months = _used(TruncMonth("hour", tzinfo=clock.UTC), since=last_month)
-    days = _used(TruncDay("hour", tzinfo=clock.UTC), since=today - dt.timedelta(days=1))
-    for (consumer_id, month), used in months.items():
-        _put(found, consumer_id, f"{month:%Y%m}", shards.quota_expires(month), used)
-    for (consumer_id, day), used in days.items():
-        amounts = {field: amount for field, amount in used.items() if isinstance(amount, Decimal)}
-        _put(found, consumer_id, f"{day:%Y%m%d}", shards.day_expires(day), amounts)
-    return found
-
-
-def _put(
-    found: dict[int, list[tuple[str, str, str]]],
-    consumer_id: uuid.UUID,
-    period: str,
-    expires: int,
-    used: dict[str, Any],
-) -> None:
-    shard = shards.shard_of(consumer_id)
-    amounts = {field: _counted(amount) for field, amount in used.items() if amount}
-    if shard in found and amounts:
-        key = shards.spent_key(shard, consumer_id, period)
-        found[shard].append((key, json.dumps(amounts), str(expires)))
-
-
-def _counted(amount: int | Decimal) -> str:
-    # As text: Lua's JSON would make a float of a number.
-    return str(money.nano(amount) if isinstance(amount, Decimal) else amount)
-
-
-def _used(period: TruncMonth | TruncDay, *, since: dt.date) -> dict[tuple[uuid.UUID, dt.date], _Used]:
-    """By consumer and the first day of the period."""
-    sums = (
-        UsageRollup.objects.filter(kind=UsageRecord.Kind.USAGE, hour__gte=clock.day_start(since))
-        .annotate(period=period)
-        .values("consumer_id", "service_id", "api_key__lineage", "currency", "period")
-        .annotate(tokens=Sum("total_tokens"), cost=Sum("cost_amount"))
+# Fields are named as ``shards.tokens_field`` and ``shards.money_field`` name them. Money in nano-units, rounded up.
+_SPENT = """
+    WITH used AS MATERIALIZED (
+        SELECT r.consumer_id, r.service_id, k.lineage, r.currency,
+            to_char(r.hour AT TIME ZONE 'UTC', %(period)s) AS period, sum(r.total_tokens) AS tokens,
+            sum(r.cost_amount) AS cost
+        FROM usage_rollups AS r JOIN api_keys AS k ON k.id = r.api_key_id
+        WHERE r.kind = 'usage' AND r.consumer_id = ANY(%(consumers)s::uuid[]) AND r.hour >= %(since)s
+        GROUP BY 1, 2, 3, 4, 5
+    ), amounts AS (
+        SELECT consumer_id, period, 't:' || lineage AS field, sum(tokens) AS amount FROM used
+        WHERE %(with_tokens)s GROUP BY 1, 2, 3
+        UNION ALL
+        SELECT consumer_id, period,
+            'm:' || currency || coalesce(':' || lineage, ':' || service_id, ''), ceil(sum(cost) * 1000000000)
+        FROM used GROUP BY GROUPING SETS (
+            (consumer_id, period, currency), (consumer_id, period, currency, lineage),
+            (consumer_id, period, currency, service_id)
+        )
     )
-    found: dict[tuple[uuid.UUID, dt.date], _Used] = defaultdict(dict)
-    for row in sums.iterator():
-        used = found[row["consumer_id"], row["period"].date()]
-        fields = shards.spent_fields(row["api_key__lineage"], row["service_id"], row["currency"])
-        for field, amount in zip(fields, (row["tokens"], *[row["cost"]] * 3), strict=True):
-            used[field] = used.get(field, 0) + amount
-    return found
+    SELECT consumer_id::text, period, string_agg(field || ' ' || amount, ' ') FROM amounts WHERE amount <> 0
+    GROUP BY 1, 2
+"""
+
+
+def by_month(consumers: Sequence[str], *, since: dt.date) -> Iterator[Spent]:
+    """Tokens of keys, and money of consumers, keys and services, since the first of a month."""
+    return _spent(consumers, "YYYYMM", since, with_tokens=True)
+
+
+def by_day(consumers: Sequence[str], *, since: dt.date) -> Iterator[Spent]:
+    """Money of consumers, keys and services since a day."""
+    return _spent(consumers, "YYYYMMDD", since, with_tokens=False)
+
+
+def _spent(consumers: Sequence[str], period: str, since: dt.date, *, with_tokens: bool) -> Iterator[Spent]:
+    wanted: dict[str, Any] = {
+        "period": period,
+        "consumers": list(consumers),
+        "since": clock.day_start(since),
+        "with_tokens": with_tokens,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_SPENT, wanted)
+        for consumer, of, fields in cursor:
+            yield consumer, of, fields.split(" ")

@@ -18,7 +18,7 @@ from catalog.limits import Limits
 from catalog.pricing import GROUPS, Price
 from catalog.snapshot import Offer
 from common import money
-from keys.grants import Grant
+from keys.grants import Grant, KeyLimits
 from metering import shards
 
 Scope = Literal["service", "key", "consumer"]
@@ -43,6 +43,8 @@ class Limit:
     field: str
     value: int
     currency: str = ""
+    #: It refuses nothing, so it is no limit for the script.
+    soft: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -138,29 +140,39 @@ def limits_of(grant: Grant, offer: Offer, price: Price, tier: Limits) -> LimitSe
 
     A budget counts services of its own currency only. A soft one refuses nothing, so it is no limit here.
     """
-    found = [
-        *_counts("service", offer.text, tier.concurrent_requests, tier.tokens_per_minute),
-        *_money("service", offer.id, tier.budget, price),
-        *_of_key(grant, price),
-    ]
-    for budget in grant.budgets:
-        found += _money("consumer", None, budget, price)
-    further = tuple(sorted(found, key=lambda limit: KINDS.index(limit.kind)))
+    found = further_of(grant.limits, grant.budgets, offer.id, tier, price.currency)
+    further = tuple(limit for limit in found if not limit.soft)
     has_money = any(limit.is_money for limit in further)
     return limit_set(
         tier.requests_per_second, tier.tokens_per_month, further, bounds_of(price) if has_money else (0, 0, 0)
     )
 
 
-def _of_key(grant: Grant, price: Price) -> Iterable[Limit]:
-    own = grant.limits
+def further_of(
+    own: KeyLimits | None, budgets: Iterable[Budget], service_id: uuid.UUID, tier: Limits, currency: str
+) -> list[Limit]:
+    """All further limits of calls at a service whose price is in ``currency``, soft budgets too, as scripts sort them.
+
+    ``own``: the key's, or None for whoever calls without one; ``budgets``: the consumer's.
+    """
+    found = [
+        *_counts("service", str(service_id), tier.concurrent_requests, tier.tokens_per_minute),
+        *_money("service", service_id, tier.budget, currency),
+        *(_of_key(own, currency) if own is not None else ()),
+    ]
+    for budget in budgets:
+        found += _money("consumer", None, budget, currency)
+    return sorted(found, key=lambda limit: KINDS.index(limit.kind))
+
+
+def _of_key(own: KeyLimits, currency: str) -> Iterable[Limit]:
     lineage = str(own.lineage)
     if own.requests_per_second is not None:
         yield Limit(REQUESTS, "key", f"b:{lineage}", own.requests_per_second)
     yield from _counts("key", lineage, own.concurrent_requests, own.tokens_per_minute)
     if own.tokens_per_month is not None:
         yield Limit(TOKENS, "key", shards.tokens_field(own.lineage), own.tokens_per_month)
-    yield from _money("key", own.lineage, own.budget, price)
+    yield from _money("key", own.lineage, own.budget, currency)
 
 
 def _counts(scope: Scope, of: str, concurrent: int | None, tokens_per_minute: int | None) -> Iterable[Limit]:
@@ -170,11 +182,11 @@ def _counts(scope: Scope, of: str, concurrent: int | None, tokens_per_minute: in
         yield Limit(TOKENS_A_MINUTE, scope, f"p:{of}", tokens_per_minute)
 
 
-def _money(scope: Scope, of: uuid.UUID | None, budget: Budget | None, price: Price) -> Iterable[Limit]:
-    if budget is not None and not budget.soft and budget.currency == price.currency:
+def _money(scope: Scope, of: uuid.UUID | None, budget: Budget | None, currency: str) -> Iterable[Limit]:
+    if budget is not None and budget.currency == currency:
         kind = MONEY_A_DAY if budget.period == "day" else MONEY_A_MONTH
         name = shards.money_field(budget.currency, of)
-        yield Limit(kind, scope, name, money.nano(budget.amount), budget.currency)
+        yield Limit(kind, scope, name, money.nano(budget.amount), budget.currency, budget.soft)
 
 
 def bounds_of(price: Price) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from quotas import reaper, sync
+from quotas import notices, reaper, sync
 
 
 @shared_task
@@ -15,3 +15,10 @@ def reap_leases() -> None:
 def sync_quotas() -> None:
     """Compare live counters with the ledger, and heal them."""
     sync.sync_quotas()
+
+
+@shared_task
+def send_budget_notices() -> None:
+    """Letters to owners and billing members of budgets of which 80 or 100 % are spent."""
+    notices.write()
+    notices.send()

@@ -1,16 +1,18 @@
 #!lua flags=allow-oom
--- Opens a shard under a new epoch: counters as the ledger has them, reserved as the leases that exist hold it.
+-- Opens a shard under a new epoch, its counters being as the ledger has them: adds what the leases that exist hold.
 --
--- KEYS  epoch, leases, watermark, journal, quotas …, spent (of months and days) …
--- ARGV  1 epoch   2 watermark   3 smallest stream id to keep   4 tag of the shard   5 expiry of what the ledger does
---       not know, s   6 how many quotas   then used, expires of each quota; fields as JSON, expires of each spent
+-- KEYS  opening, epoch, leases, watermark, journal
+-- ARGV  1 number of the epoch   2 the epoch   3 watermark   4 smallest stream id to keep   5 tag of the shard   6 expiry of what
+--       the ledger does not know, s
+-- Answers 1, or 0 where somebody else is opening the shard by now
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local held = {} -- by key and field
 local function hold(key, field, amount)
   held[key] = held[key] or {}
   held[key][field] = (held[key][field] or 0) + tonumber(amount)
 end
-for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  local lease = redis.call('HMGET', ARGV[4] .. ':lease:' .. id, 'q', 'r', 'h', 'm')
+for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  local lease = redis.call('HMGET', ARGV[5] .. ':lease:' .. id, 'q', 'r', 'h', 'm')
   if lease[1] then
     hold(lease[1], 'reserved', lease[2])
     local now, month, day
@@ -26,29 +28,16 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
       end
     end
   else
-    redis.call('ZREM', KEYS[2], id)
+    redis.call('ZREM', KEYS[3], id)
   end
 end
-
-local function set(key, used, expires)
-  for field, amount in pairs(used) do redis.call('HSET', key, field, amount) end
-  for field, amount in pairs(held[key] or {}) do redis.call('HSET', key, field, string.format('%.0f', amount)) end
-  redis.call('EXPIREAT', key, expires)
-  held[key] = nil
+for key, fields in pairs(held) do
+  for field, amount in pairs(fields) do redis.call('HSET', key, field, string.format('%.0f', amount)) end
+  if fields.reserved then redis.call('HSETNX', key, 'used', 0) end
+  if redis.call('TTL', key) < 0 then redis.call('EXPIREAT', key, ARGV[6]) end
 end
-local quotas = tonumber(ARGV[6])
-for i = 1, #KEYS - 4 do
-  local key, used, expires = KEYS[4 + i], ARGV[5 + 2 * i], ARGV[6 + 2 * i]
-  if i <= quotas then
-    set(key, {used = used, reserved = 0}, expires)
-  else
-    redis.call('DEL', key)
-    set(key, cjson.decode(used), expires)
-  end
-end
--- What the ledger does not know has used nothing yet.
-for key in pairs(held) do set(key, held[key].reserved and {used = 0} or {}, ARGV[5]) end
-redis.call('SET', KEYS[3], ARGV[2])
-redis.call('XTRIM', KEYS[4], 'MINID', ARGV[3])
-redis.call('SET', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[4], ARGV[3])
+redis.call('XTRIM', KEYS[5], 'MINID', ARGV[4])
+redis.call('DEL', KEYS[1])
+redis.call('SET', KEYS[2], ARGV[2])
 return 1

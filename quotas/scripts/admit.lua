@@ -34,11 +34,13 @@ if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[2]) then return {'full'} end
 local rate = tonumber(ARGV[4])
 local level = -1
 local left, full_in, size = -1, 0, -1
+local bucket_at
 local function refuse(what, i, a, b) return {what, i, a, b, math.floor(left), math.ceil(full_in), size} end
 if rate then
   if rate == 0 then return refuse('forbidden', 0, 0, 0) end
   local bucket = redis.call('HMGET', KEYS[4], 't', 'at')
-  local since = math.max(0, now - (tonumber(bucket[2]) or now))
+  bucket_at = tonumber(bucket[2])
+  local since = math.max(0, now - (bucket_at or now))
   level = math.min(rate, (tonumber(bucket[1]) or rate) + since / 1000 * rate)
   left, full_in, size = level, (rate - level) / rate * 1000, rate
   if level < 1 then return refuse('rate', 0, math.ceil((1 - level) / rate), 0) end
@@ -62,10 +64,10 @@ if ARGV[KINDS] then
   local day_at = month_at + 2 * in_month
   limits_at = day_at + 2 * in_day - 1
   base, unit = tonumber(ARGV[19]) + prompt * tonumber(ARGV[20]), tonumber(ARGV[21])
-  if in_now > 0 then held = redis.call('HMGET', KEYS[7], unpack(ARGV, FIELDS, month_at - 1)) end
+  if in_now > 0 then held = redis.call('HMGET', KEYS[7], 'kept:at', unpack(ARGV, FIELDS, month_at - 1)) end
   if in_month > 0 then month = redis.call('HMGET', KEYS[8], unpack(ARGV, month_at, day_at - 1)) end
   if in_day > 0 then day = redis.call('HMGET', KEYS[9], unpack(ARGV, day_at, limits_at)) end
-  local at = 1 -- where the limit's fields begin
+  local at = 2 -- where the limit's fields begin; the first is the hour in which the hash was prolonged
   for i = 1, in_now do
     local kind, limit, value = string.byte(ARGV[KINDS], i), tonumber(ARGV[limits_at + i]), tonumber(held[at])
     if limit == 0 then return refuse('forbidden', i, 0, 0) end
@@ -91,38 +93,35 @@ if ARGV[KINDS] then
   end
 end
 
--- What is used, reserved and allowed, by the limit's place.
-local function spending(i)
-  if i == 0 then return used, reserved, quota, prompt, 1 end
-  local limit = tonumber(ARGV[limits_at + in_now + i])
+-- What is used, reserved and allowed, and what the call costs, by the limit's place; 0 is the quota.
+local first, last = quota and 0 or 1, in_month + in_day
+local spent, taken, allowed, fixed, each = {[0] = used}, {[0] = reserved}, {[0] = quota}, {[0] = prompt}, {[0] = 1}
+for i = 1, last do
   local of, at = month, 2 * i
   if i > in_month then of, at = day, 2 * (i - in_month) end
-  local fixed, each = base, unit
-  if string.byte(ARGV[KINDS], in_now + i) == 116 then fixed, each = prompt, 1 end -- t: tokens
-  return tonumber(of[at - 1]) or 0, tonumber(of[at]) or 0, limit, fixed, each
+  spent[i], taken[i] = tonumber(of[at - 1]) or 0, tonumber(of[at]) or 0
+  allowed[i] = tonumber(ARGV[limits_at + in_now + i])
+  fixed[i], each[i] = base, unit
+  if string.byte(ARGV[KINDS], in_now + i) == 116 then fixed[i], each[i] = prompt, 1 end -- t: tokens
 end
-
-local first, last = quota and 0 or 1, in_month + in_day
-local least = 1
-if named then
-  least = cap
-else
+local least = cap
+if not named then
   for i = first, last do
-    local spent, taken, limit, fixed, each = spending(i)
-    if each > 0 then cap = math.min(cap, math.floor((limit - spent - taken - fixed) / (choices * each))) end
+    if each[i] > 0 then
+      cap = math.min(cap, math.floor((allowed[i] - spent[i] - taken[i] - fixed[i]) / (choices * each[i])))
+    end
   end
   cap = math.max(1, cap)
+  least = 1
 end
 for i = first, last do
-  local spent, taken, limit, fixed, each = spending(i)
-  if limit == 0 or spent + fixed + choices * least * each > limit then
-    return refuse('spent', i > 0 and i + in_now or 0, spent, taken)
+  if allowed[i] == 0 or spent[i] + fixed[i] + choices * least * each[i] > allowed[i] then
+    return refuse('spent', i > 0 and i + in_now or 0, spent[i], taken[i])
   end
 end
 for i = first, last do
-  local spent, taken, limit, fixed, each = spending(i)
-  if spent + taken + fixed + choices * cap * each > limit then
-    return refuse('reserved', i > 0 and i + in_now or 0, spent, taken)
+  if spent[i] + taken[i] + fixed[i] + choices * cap * each[i] > allowed[i] then
+    return refuse('reserved', i > 0 and i + in_now or 0, spent[i], taken[i])
   end
 end
 local need = prompt + choices * cap
@@ -133,29 +132,46 @@ for _, bucket in ipairs(minute) do
   held[at] = value - need
 end
 
--- Nothing refuses it.
+-- Nothing refuses it. Whatever is written anyway is written at once, and prolonged only now and then: what a call
+-- costs is mostly the number of commands.
 if rate then
   redis.call('HSET', KEYS[4], 't', string.format('%.6f', level - 1), 'at', now)
-  redis.call('PEXPIRE', KEYS[4], 5000)
+  -- Within a second it is full again, and without it, it is full.
+  if not bucket_at or math.floor(bucket_at / 1000) ~= math.floor(now / 1000) then
+    redis.call('PEXPIRE', KEYS[4], 10000)
+  end
 end
 redis.call('HINCRBY', KEYS[5], 'reserved', need)
 if not counters[2] then redis.call('EXPIREAT', KEYS[5], ARGV[6]) end
+-- Reserves what is needed of pairs of used and reserved, from the limit's place on.
+local function reserve(key, of, first, count, money, expires)
+  local set, is_new = {}, true
+  for i = 1, count do
+    local amount = string.byte(ARGV[KINDS], in_now + first + i) == 116 and need or money
+    set[2 * i - 1] = ARGV[month_at + 2 * (first + i) - 1]
+    set[2 * i] = (tonumber(of[2 * i]) or 0) + amount
+    if of[2 * i - 1] or of[2 * i] then is_new = false end
+  end
+  redis.call('HSET', key, unpack(set))
+  if is_new then redis.call('EXPIREAT', key, expires) end
+end
 if ARGV[KINDS] then
   local money = base + choices * cap * unit
   if in_now > 0 then
+    local hour = math.floor(now / 3600000)
     local set = {}
-    for i = 1, #held do
-      set[2 * i - 1], set[2 * i] = ARGV[FIELDS + i - 1], held[i]
+    for i = 2, #held do
+      set[2 * i - 3], set[2 * i - 2] = ARGV[FIELDS + i - 2], held[i]
     end
-    redis.call('HSET', KEYS[7], unpack(set))
-    redis.call('EXPIRE', KEYS[7], 86400)
+    if tonumber(held[1]) ~= hour then
+      redis.call('HSET', KEYS[7], 'kept:at', hour, unpack(set))
+      redis.call('EXPIRE', KEYS[7], 172800)
+    else
+      redis.call('HSET', KEYS[7], unpack(set))
+    end
   end
-  for i = 1, in_month + in_day do
-    local amount = string.byte(ARGV[KINDS], in_now + i) == 116 and need or money
-    redis.call('HINCRBY', i > in_month and KEYS[9] or KEYS[8], ARGV[month_at + 2 * i - 1], amount)
-  end
-  if in_month > 0 then redis.call('EXPIREAT', KEYS[8], ARGV[6]) end
-  if in_day > 0 then redis.call('EXPIREAT', KEYS[9], ARGV[18]) end
+  if in_month > 0 then reserve(KEYS[8], month, 0, in_month, money, ARGV[6]) end
+  if in_day > 0 then reserve(KEYS[9], day, in_month, in_day, money, ARGV[18]) end
   redis.call('HSET', KEYS[6], 'q', KEYS[5], 'r', need, 'g', ARGV[7], 'e', ARGV[15], 'h', ARGV[16], 'm', money)
 else
   redis.call('HSET', KEYS[6], 'q', KEYS[5], 'r', need, 'g', ARGV[7], 'e', ARGV[15])

@@ -5,11 +5,13 @@ import uuid
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import redis
 from django.conf import settings
 
+from accounts.models import ConsumerBudget
 from catalog.models import Entitlement, Service, Tier
 from common import clock
 from consumption import quota_reading
@@ -55,7 +57,7 @@ def valkey_away(settings: Any) -> Iterator[None]:
     quota_reading._valkey.cache_clear()
 
 
-def test_the_quota_has_exactly_the_fields_of_the_contract() -> None:
+def test_the_quota_has_the_fields_of_the_contract_and_the_other_limits() -> None:
     key, text = make_key(tier="premium")
     count(key, 5_234_567, reserved=1_000)
     expected = {
@@ -67,11 +69,75 @@ def test_the_quota_has_exactly_the_fields_of_the_contract() -> None:
         "remaining_tokens": 4_765_433,
         "reset_at": next_month(),
         "exceeded": False,
-    }
+        "reserved_tokens": 1_000,
+        "limits": [
+            {
+                "name": "requests_per_second", "scope": "service", "limit": 100, "used": 0, "reserved": 0,
+                "currency": None, "soft": False,
+            }
+        ],
+    }  # fmt: skip
     for client in (with_key(text), signed_in(make_member(key.consumer).user)):
         response = client.get(quota(key.service_id))
         assert response.status_code == 200
-        assert response.json() == expected
+        answer = response.json()
+        assert answer["limits"][0].pop("reset_at")
+        assert answer == expected
+
+
+def test_every_limit_of_tier_key_and_consumer_is_told_from_live_counters() -> None:
+    """One call is let in as a gateway lets it in, at a fifth of a cent at most; a person is not told of the key's."""
+    key, text = make_key(tier="basic", concurrent_requests=4, tokens_per_month=1_000)
+    Tier.objects.filter(name="basic").update(
+        tokens_per_minute=6_000, budget_amount="5", budget_currency="USD", budget_period="day"
+    )
+    for currency, soft in (("USD", True), ("EUR", False)):
+        ConsumerBudget.objects.create(
+            consumer=key.consumer, amount="10", currency=currency, period="month", soft=soft
+        )
+    valkey = redis.Redis.from_url(settings.REDIS_URL)
+    shard, now = shards.shard_of(key.consumer_id), clock.now()
+    at = int(now.timestamp() * 1000)
+    valkey.hset(
+        shards.now_key(shard, key.consumer_id),
+        mapping={
+            f"c:{key.lineage}": 3, f"p:{key.service_id}": 3_000, f"p:{key.service_id}:at": at,
+        },
+    )  # fmt: skip
+    month = shards.spent_key(shard, key.consumer_id, f"{now:%Y%m}")
+    valkey.hset(
+        month,
+        mapping={
+            f"t:{key.lineage}": 40,
+            f"rt:{key.lineage}": 100,
+            "m:USD": 12_500_000_000,
+            "rm:USD": 5 * 10**8,
+        },
+    )
+    day = shards.spent_key(shard, key.consumer_id, f"{now:%Y%m%d}")
+    valkey.hset(day, f"m:USD:{key.service_id}", 1)
+
+    told = with_key(text).get(quota(key.service_id)).json()["limits"]
+
+    minute = next(limit for limit in told if limit["name"] == "tokens_per_minute")
+    assert 2_800 <= minute.pop("used") <= 3_000  # it fills while this is read
+    full = dt.datetime.fromisoformat(minute.pop("reset_at"))
+    assert dt.timedelta(seconds=28) < full - now < dt.timedelta(seconds=32)
+    tomorrow = f"{now + dt.timedelta(days=1):%Y-%m-%d}T00:00:00Z"
+    rows = [
+        ("requests_per_second", "service", 10, 0, 0, ANY, None, False),
+        ("concurrent_requests", "key", 4, 3, 0, None, None, False),
+        ("tokens_per_minute", "service", 6_000, ANY, 0, ANY, None, False),
+        ("tokens_per_month", "key", 1_000, 40, 100, next_month(), None, False),
+        ("budget_per_month", "consumer", "10", "12.5", "0.5", next_month(), "USD", True),
+        ("budget_per_day", "service", "5", "0.000000001", "0", tomorrow, "USD", False),
+    ]
+    names = ("name", "scope", "limit", "used", "reserved", "reset_at", "currency", "soft")
+    assert [
+        limit | {"used": limit.get("used", ANY), "reset_at": limit.get("reset_at", ANY)} for limit in told
+    ] == [dict(zip(names, row, strict=True)) for row in rows]
+    person = signed_in(make_member(key.consumer).user).get(quota(key.service_id)).json()["limits"]
+    assert [limit["scope"] for limit in person] == ["service", "service", "consumer", "service"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from finance.models import ExportJob, Reconciliation
 from keys.models import KeyNotice
 from metering.models import QuotaPeriod, UsageRollup
 from policy.models import Policy, PolicyViolation
-from quotas.models import QuotaDrift
+from quotas.models import BudgetNotice, QuotaDrift
 from tests import factories
 from tests.ledger_rows import Calls
 
@@ -65,6 +65,19 @@ class Other:
 
     def _warn(self) -> None:
         KeyNotice.objects.create(api_key=self.key, kind=KeyNotice.Kind.LEAKED)
+        BudgetNotice.objects.create(
+            consumer=self.consumer,
+            scope="consumer",
+            of=self.consumer.id,
+            name="a test",
+            period="month",
+            begins_on=clock.month_of(clock.now()),
+            amount=10,
+            currency="USD",
+            soft=False,
+            threshold=80,
+            spent=8,
+        )
         PolicyViolation.objects.create(
             request_id=uuid.uuid4(),
             consumer=self.consumer,

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import requests
 
-from accounts.models import Consumer
+from accounts.models import Consumer, ConsumerBudget
 from catalog.models import Entitlement, Service, Tier
 from common import clock
 from common.ids import is_uuid7
@@ -326,6 +326,33 @@ def test_an_entitlement_that_is_lowered_lowers_its_keys_within_a_second(
         lambda: gateway.consume(service.id, text, PROMPT).headers.get("RateLimit-Limit") == "10", seconds=1
     )
     assert gateway.get(f"/api/v1/quota/{service.id}", text).json()["tier"] == "basic"
+
+
+def test_a_limit_of_key_or_consumer_that_is_changed_holds_in_every_gateway_within_a_second(
+    lane_gateway: GatewayProcess, view_gateway: GatewayProcess, stack: Stack
+) -> None:
+    """And what was used before it counts."""
+    service, key, text = make_key(stack)
+    both = (lane_gateway, view_gateway)
+    body = {"prompt": "hello there", "max_tokens": 60}
+    used = sum(consumed(gateway.consume(service.id, text, body))["usage"]["total_tokens"] for gateway in both)
+
+    def codes() -> set[str]:
+        return {str(gateway.consume(service.id, text, body).json().get("code")) for gateway in both}
+
+    ApiKey.objects.filter(id=key.id).update(tokens_per_month=used)
+    wait_for(lambda: codes() == {"quota_exceeded"}, seconds=1)
+    refusal = lane_gateway.consume(service.id, text, body).json()
+    assert (refusal["limit"], refusal["used"], refusal["scope"]) == (used, used, "key")
+    ApiKey.objects.filter(id=key.id).update(tokens_per_month=None)
+    wait_for(lambda: codes() == {"None"}, seconds=1)
+
+    budget = ConsumerBudget.objects.create(
+        consumer=key.consumer, amount="0.0001", currency="USD", period="month"
+    )
+    wait_for(lambda: codes() == {"budget_exceeded"}, seconds=1)
+    ConsumerBudget.objects.filter(id=budget.id).update(soft=True)
+    wait_for(lambda: codes() == {"None"}, seconds=1)
 
 
 def test_a_tier_of_zero_forbids(gateway: GatewayProcess, stack: Stack) -> None:

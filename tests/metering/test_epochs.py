@@ -45,6 +45,11 @@ def is_live(market: Market) -> bool:
     return bool(keys == expected)
 
 
+def spent(market: Market, period: str) -> dict[str, int]:
+    found: Any = market.valkey.hgetall(market.spent_key(period))
+    return {name.decode(): int(value) for name, value in found.items()}
+
+
 def test_the_first_start_opens_all_shards_within_a_second(own_market: Market) -> None:
     started = time.monotonic()
     own_market.drain()
@@ -98,11 +103,16 @@ def test_without_data_counters_come_back_from_the_ledger(
     own_market: Market, own_valkey: Valkey, how: str
 ) -> None:
     own_market.drain()
-    entries = [own_market.entry() for _ in range(3)]
+    entries = [own_market.entry(key_lineage=own_market.key.lineage) for _ in range(3)]
     for entry in entries:
         admit(own_market, entry)
         settle(own_market, entry)
     own_market.drain()
+    # Of a cost in whole nano-units nothing is rounded, so the ledger has what was counted live.
+    before = {
+        period: spent(own_market, period) for period in (f"{clock.now():%Y%m}", f"{clock.now():%Y%m%d}")
+    }
+    assert all(before.values())
 
     if how == "flushed":
         own_market.valkey.flushall()
@@ -116,6 +126,7 @@ def test_without_data_counters_come_back_from_the_ledger(
     assert is_live(own_market)
     assert counter(own_market) == {"used": 90, "reserved": 0}
     assert own_market.valkey.expiretime(own_market.quota_key) == shards.quota_expires(own_market.month)
+    assert {period: spent(own_market, period) for period in before} == before
     assert settle(own_market, own_market.entry())[0] == b"ok"
     own_market.drain()
     assert counter(own_market)["used"] == 120

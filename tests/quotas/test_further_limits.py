@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from common import clock
 from common.errors import Problem
 from common.ids import uuid7
 from devstack.valkey import Valkey
@@ -248,3 +249,35 @@ async def test_zero_forbids_also_what_is_free(
     free = ask(limits=limit_set(None, None, (limit,), (0, 0, 0)))
     await refused(admission, kind, free)
     assert await held(admission) == {}
+
+
+async def test_an_upgrade_in_mid_month_keeps_what_was_used(admission: Admission) -> None:
+    for _ in range(2):
+        await settle(admission, await admission.admit(ask(tokens=200)), 100)
+    spent = await refused(admission, errors.QuotaExceeded, ask(tokens=200))
+    assert (spent.extra["limit"], spent.extra["used"]) == (200, 200)
+
+    await settle(admission, await admission.admit(ask(tokens=350)), 100)
+    assert (await held(admission))["used"] == 300
+    spent = await refused(admission, errors.QuotaExceeded, ask(tokens=350))
+    assert (spent.extra["limit"], spent.extra["used"]) == (350, 300)
+
+
+async def test_counters_go_forty_days_after_their_month_and_four_days_after_their_day_began(
+    admission: Admission,
+) -> None:
+    """Whichever command makes them: what is reserved alone, and what is settled late alone."""
+    await admission.admit(ask(*ALL, tokens=1000))
+    await settle(admission, await admission.admit(ask()), 10, cost="0.000001")
+    now = clock.now()
+    month_end = clock.month_start(clock.next_month(clock.month_of(now)))
+    month = int(month_end.timestamp()) + 40 * 86_400
+    day = int(clock.day_start(now.date()).timestamp()) + 4 * 86_400
+    ends = set()
+    for kind in ("quota", "spent"):
+        for key in await admission._line.call(("KEYS", f"{shards.tag(SHARD)}:{kind}:*")):
+            period = key.decode().rpartition(":")[2]
+            ends.add((kind, period, await admission._line.call(("EXPIRETIME", key))))
+    assert ends == {
+        ("quota", f"{now:%Y%m}", month), ("spent", f"{now:%Y%m}", month), ("spent", f"{now:%Y%m%d}", day),
+    }  # fmt: skip

@@ -5,12 +5,16 @@ import threading
 import pytest
 from django.db import connection
 
+from accounts.models import Consumer
+from consumption import metrics
+from consumption.gauges import observe_database
 from metering import shards
 from metering.models import QuotaPeriod
 from quotas import sync
 from quotas.models import QuotaDrift
 from quotas.tasks import sync_quotas
 from tests import factories
+from tests.console import console, operator
 from tests.metering.market import Market
 from tests.metering.scripts import admit, counter, settle
 
@@ -52,6 +56,43 @@ def test_a_counter_that_is_wrong_is_healed_and_told_of(used_market: Market, wron
     assert (drift.month, drift.counter, drift.ledger, drift.healed) == (used_market.month, wrong, 90, True)
     sync_quotas()
     assert QuotaDrift.objects.count() == 1
+
+
+def test_the_drift_of_a_consumer_that_is_gone_is_healed_and_shown_too(used_market: Market) -> None:
+    """Quota periods refer to consumers loosely, and so do drifts."""
+    gone = Market(
+        Consumer(name="Gone"), used_market.service, used_market.key, used_market.valkey,
+        used_market.price_version_id,
+    )  # fmt: skip
+    period = QuotaPeriod.objects.create(
+        consumer_id=gone.consumer.id, service=gone.service, month=gone.month, used=30
+    )
+
+    sync_quotas()
+
+    assert counter(gone)["used"] == 30
+    assert QuotaDrift.objects.get().healed
+    page = console(operator()).get("/admin/quotas/quotadrift/")
+    assert (page.status_code, page.context["cl"].result_count) == (200, 1)
+    QuotaPeriod.objects.filter(id=period.id).delete()
+
+
+def test_metrics_tell_of_drifts(used_market: Market) -> None:
+    used_market.valkey.hset(used_market.quota_key, "used", "40")
+    sync_quotas()
+    used_market.valkey.hset(used_market.quota_key, "used", "100")
+    sync_quotas()
+
+    observe_database()
+
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in metrics.REGISTRY.collect()
+        for sample in family.samples
+    }
+    assert found["quota_drifts", "true"] == 2
+    assert found["quota_drift_tokens", "true"] == 60
+    assert found["quota_drifts", "false"] == found["quota_drift_tokens", "false"] == 0
 
 
 def test_a_counter_that_was_lost_comes_back(used_market: Market) -> None:
