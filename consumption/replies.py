@@ -110,6 +110,8 @@ class Reply(msgspec.Struct, frozen=True):
 
 _document = msgspec.json.Decoder(_Document)
 _chunk = msgspec.json.Decoder(Chunk)
+_PARTS_OF_PROMPT = ("cached_tokens", "cache_write_tokens", "audio_tokens")
+_PARTS_OF_COMPLETION = ("reasoning_tokens", "audio_tokens")
 #: What msgspec raises over bytes that are not what they should be.
 UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
@@ -172,38 +174,47 @@ def meter(usage: Any, bounds: Bounds) -> tuple[Tokens | None, UsageSource]:
     completion = count(usage.get("completion_tokens", 0 if bounds.completion == 0 else None))
     if prompt is None or completion is None:
         return None, "estimated"
-    asked, answered = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    cached, cache_write, audio_prompt = _parts_of_prompt(asked) if isinstance(asked, dict) else (0, 0, 0)
-    reasoning, audio_completion = _parts_of_completion(answered) if isinstance(answered, dict) else (0, 0)
-    beside = (count(usage.get("total_tokens")) or 0) - prompt - completion
-    if beside > 0 and beside == (reasoning or beside):
+    cached = cache_write = audio_prompt = reasoning = audio_completion = 0
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, dict) and any(map(details.get, _PARTS_OF_PROMPT)):
+        cached, cache_write, audio_prompt = _parts_of_prompt(details)
+    details = usage.get("completion_tokens_details")
+    if isinstance(details, dict) and any(map(details.get, _PARTS_OF_COMPLETION)):
+        reasoning, audio_completion = _parts_of_completion(details)
+    total = count(usage.get("total_tokens"))
+    if total is not None and total > prompt + completion and bounds.completion:
         # xAI and Gemini count what was thought beside the completion, Gemini in the total alone.
-        reasoning = beside
-        completion += beside
-    within = prompt <= bounds.prompt and completion <= bounds.completion
-    prompt, completion = min(prompt, bounds.prompt), min(completion, bounds.completion)
+        beside = total - prompt - completion
+        if beside == (reasoning or beside):
+            reasoning = beside
+            completion += beside
+    source: UsageSource = "reported"
+    if prompt > bounds.prompt or completion > bounds.completion:
+        source = "clamped"
+        prompt, completion = min(prompt, bounds.prompt), min(completion, bounds.completion)
+    if not (cached or cache_write or audio_prompt or reasoning or audio_completion):
+        return Tokens(prompt, completion), source
     cached = min(cached, prompt)
     cache_write = min(cache_write, prompt - cached)
     audio_prompt = min(audio_prompt, prompt - cached - cache_write)
     reasoning = min(reasoning, completion)
     audio_completion = min(audio_completion, completion - reasoning)
-    tokens = Tokens(prompt, completion, cached, reasoning, cache_write, audio_prompt, audio_completion)
-    return tokens, "reported" if within else "clamped"
+    return Tokens(prompt, completion, cached, reasoning, cache_write, audio_prompt, audio_completion), source
 
 
 def _parts_of_prompt(details: dict[str, Any]) -> tuple[int, int, int]:
     """What was read from a cache, what was written to one, and audio; what is both audio and cached is cached."""
-    cached = count(details.get("cached_tokens")) or 0
-    audio = count(details.get("audio_tokens")) or 0
+    cached, cache_write, audio = (count(details.get(name)) or 0 for name in _PARTS_OF_PROMPT)
     if audio and cached:
         of_cached = details.get("cached_tokens_details")
         audio -= min(audio, (count(of_cached.get("audio_tokens")) or 0) if isinstance(of_cached, dict) else 0)
-    return cached, count(details.get("cache_write_tokens")) or 0, audio
+    return cached, cache_write, audio
 
 
 def _parts_of_completion(details: dict[str, Any]) -> tuple[int, int]:
     """What was thought, and audio."""
-    return count(details.get("reasoning_tokens")) or 0, count(details.get("audio_tokens")) or 0
+    reasoning, audio = (count(details.get(name)) or 0 for name in _PARTS_OF_COMPLETION)
+    return reasoning, audio
 
 
 def count(value: Any) -> int | None:

@@ -72,9 +72,9 @@ class Line:
 
     def usage_json(self) -> str:
         entry = self.entry
-        rare = "".join(
-            [f'"{name}":{count},' for name in journal.RARE_COUNTS if (count := getattr(entry, name))]
-        )
+        rare = ""
+        if entry.cache_write_tokens or entry.audio_prompt_tokens or entry.audio_completion_tokens:
+            rare = "".join([f'"{name}":{n},' for name in journal.RARE_COUNTS if (n := getattr(entry, name))])
         return (
             f'{{"prompt_tokens":{entry.prompt_tokens},"completion_tokens":{entry.completion_tokens},'
             f'"total_tokens":{entry.total_tokens},"cached_tokens":{entry.cached_tokens},'
