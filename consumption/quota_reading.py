@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import redis
-from django.conf import settings
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from common import clock
-from metering import shards
+from metering import shards, valkey
 from metering.models import QuotaPeriod
 
 #: Seconds for connecting and for the answer, each: the ledger answers just as well.
@@ -61,10 +58,5 @@ def _in_ledger(consumer_id: uuid.UUID, service_id: uuid.UUID, month: dt.date) ->
 
 @cache
 def _valkey() -> redis.Redis:
-    """One pool a process, shared by its threads. Nothing is retried."""
-    return redis.Redis.from_url(
-        settings.REDIS_URL,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-    )
+    """One pool a process, shared by its threads."""
+    return valkey.connect(timeout=TIMEOUT)
