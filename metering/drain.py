@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 1.0
 #: The same after a master of a cluster was lost.
 LOOK_AGAIN = 0.2
+#: On a cluster no read waits for new entries: they are looked for again after these seconds.
+CLUSTER_PAUSE = 0.1
 #: Longest wait for new entries, ms. SIGTERM is obeyed within it.
 BLOCK_MS = 250
 #: Small batches follow each other at this distance, seconds: else a trickle costs one transaction a call.
@@ -94,7 +96,7 @@ class ClusterSession:
             except redis.RedisError as outage:
                 self._lost(address, outage)
         if not passed:
-            time.sleep(PAUSE)
+            time.sleep(CLUSTER_PAUSE)
         return passed
 
     def _look_after_shards(self) -> None:

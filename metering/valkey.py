@@ -30,6 +30,15 @@ def connect(*, timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
     return _client(socket_timeout=timeout, socket_connect_timeout=min(timeout, CONNECT_TIMEOUT))
 
 
+def owner(client: redis.Redis, key: str) -> redis.Redis:
+    """A client of the server that has the key, for transactions: those of redis-py's cluster bring raw replies."""
+    if not settings.VALKEY_CLUSTER:
+        return client
+    cluster = cast("RedisCluster", client)
+    found: redis.Redis = cluster.get_redis_connection(cluster.get_node_from_key(key))  # type: ignore[no-untyped-call]
+    return found
+
+
 class OneLife:
     """A client that speaks to one life of one server and to no other.
 

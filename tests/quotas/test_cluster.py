@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from django.conf import settings as django_settings
 from django.db.models import Sum
 
 from accounts.models import Consumer
+from analytics import events, from_gateways
 from common import clock
 from common.errors import Problem
 from common.ids import uuid7
@@ -33,11 +35,13 @@ from quotas.admission import Admission, Ask
 from quotas.cluster import Cluster
 from quotas.limits import limit_set
 from quotas.line import Line, LineError
+from quotas.replicated import ReplicatedLine
 from tests import factories
 from tests.harness.cluster import Node, ValkeyCluster
 from tests.harness.servers import RUN
 from tests.harness.waiting import wait_for
-from tests.metering.market import Market
+from tests.live.stack import Stack
+from tests.metering.market import Market, database_url
 
 #: Tokens a month of each consumer; a call reserves 100 and uses half of that.
 LIMIT = 2_000
@@ -293,7 +297,52 @@ def test_every_shard_is_admitted_settled_and_drained(market: ClusterMarket) -> N
     told = quota_now(consumer_id=last, service_id=market.service.id, limit=LIMIT)
     assert told.used == market.counters(shards.SHARDS - 1)[0] > 0
     assert read_troubles() == {}
+    market.client.xadd(events.STREAM, {events.STREAM_FIELD: b"{}"})
+    read = from_gateways.read(market.client)
+    assert read is not None
+    assert [event for _, event in read.entries] == [b"{}"]
     assert reaper.reap_expired() == 0
+
+
+def test_a_gateway_serves_over_it(market: ClusterMarket) -> None:
+    """Keys, limits, kept answers, the ledger; and it is ready."""
+    market.start_drain()
+    stack = Stack(market.folder, database_url(), market.servers.nodes[0])
+    try:
+        stack.start_upstream()
+        service = factories.make_service(endpoint=stack.upstream_url)
+        _, text = factories.make_key(service=service)
+        nodes = market.servers.environment["VALKEY_CLUSTER"]
+        gateway = stack.start_gateway(VALKEY_CLUSTER=nodes)
+        assert gateway.get("/health/ready").status_code == 200
+        headers = {"Authorization": f"Bearer {text}", "Idempotency-Key": "once"}
+        url, body = f"{gateway.url}/api/v1/consume/{service.id}", {"prompt": "Why?", "max_tokens": 20}
+        first, again = (requests.post(url, json=body, headers=headers, timeout=20) for _ in range(2))
+    finally:
+        stack.stop()
+
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json() == first.json()
+    wait_for(lambda: UsageRecord.objects.filter(id=first.json()["request_id"], status="success").exists())
+    assert UsageRecord.objects.count() == 1
+
+
+async def test_a_master_that_may_lose_usage_is_named_unsafe(servers: ValkeyCluster) -> None:
+    master = servers.master_of(0)
+    for name, unsafe, safe in (
+        ("min-replicas-to-write", 0, 1),
+        ("cluster-node-timeout", 20_000, 2_000),
+        ("maxmemory-policy", "allkeys-lru", "noeviction"),
+    ):
+        for value, expected in ((unsafe, "unsafe: "), (safe, "")):
+            master.ask("CONFIG", "SET", name, value)
+            line = ReplicatedLine(master.url, on_connect=safety.look_at, on_refusal=lambda: None, timeout=0.1)
+            await line.start()
+            assert await line.wait_open(5)
+            assert line.unsafe[:8] == expected
+            assert line.replicas == 1
+            await line.stop()
 
 
 def test_a_master_that_is_killed_under_load_loses_no_call(market: ClusterMarket) -> None:
