@@ -12,6 +12,7 @@ from django.db.models import F
 from analytics import events
 from analytics.models import SourcePosition
 from analytics.sinks import EventSink
+from metering import valkey
 from policy.models import PolicyViolation
 from policy.violations import keep_violations
 
@@ -43,12 +44,12 @@ class _Refusal(msgspec.Struct, frozen=True):
     reason: Annotated[str, msgspec.Meta(max_length=255)]
 
 
-def read(valkey: redis.Redis) -> Read | None:
+def read(client: redis.Redis) -> Read | None:
     """The next entries, or None where there are none. Raises ``redis.RedisError``."""
     known = SourcePosition.objects.get_or_create(
         source=SourcePosition.Source.GATEWAYS, defaults={"position": START}
     )[0]
-    pipeline = valkey.pipeline(transaction=True)
+    pipeline = valkey.owner(client, events.STREAM).pipeline(transaction=True)
     pipeline.xinfo_stream(events.STREAM)
     pipeline.xrange(events.STREAM, min=f"({known.position}", count=ENTRIES)
     info, entries = pipeline.execute(raise_on_error=False)
@@ -57,7 +58,7 @@ def read(valkey: redis.Redis) -> Read | None:
     passed = known.passed
     if _place(info["last-generated-id"].decode()) < _place(known.position) or info["entries-added"] < passed:
         # Valkey lost its data: this is another stream.
-        passed, entries = 0, valkey.xrange(events.STREAM, count=ENTRIES)
+        passed, entries = 0, client.xrange(events.STREAM, count=ENTRIES)
     pushed_out = info["entries-added"] - info["length"]
     if not entries:
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
 
 from common.networks import parse_network
 
@@ -125,6 +126,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 #: Hot state and journal. The broker may live elsewhere.
 REDIS_URL = env("REDIS_URL", "redis://127.0.0.1:6379/0")
+#: Nodes of a Valkey Cluster (``host:port``, comma-separated; the others are learnt from them). User, password and TLS
+#: are those of ``REDIS_URL``, whose host is then not used. Empty: one server.
+VALKEY_CLUSTER = [node for node in env("VALKEY_CLUSTER").split(",") if node]
 
 
 def _redis_database(number: int) -> str:
@@ -136,6 +140,10 @@ def _redis_database(number: int) -> str:
 
 
 CELERY_BROKER_URL = env("CELERY_BROKER_URL") or _redis_database(1)
+if VALKEY_CLUSTER and not IS_GATEWAY and "CELERY_BROKER_URL" not in os.environ:
+    raise ImproperlyConfigured(
+        "Celery's queues do not go over a cluster: set CELERY_BROKER_URL to a server of their own"
+    )
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True

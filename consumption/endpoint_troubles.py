@@ -10,7 +10,7 @@ import msgspec
 
 from consumption.routing import Router, Trouble
 from metering import valkey
-from quotas.line import Line, LineError
+from quotas.line import LineError, Lines
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def key_of(gateway: str) -> str:
 class TroubleTeller:
     """Tells of one gateway's endpoints while any of them is in trouble."""
 
-    def __init__(self, router: Router, line: Line, gateway: str) -> None:
+    def __init__(self, router: Router, line: Lines, gateway: str) -> None:
         self._router = router
         self._line = line
         self._gateway = gateway

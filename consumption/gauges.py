@@ -25,13 +25,16 @@ async def observe(running: Runtime) -> None:
     metrics.OPEN_CALLS.set(running.settlement.open_calls)
     metrics.SPOOLED.set(len(running.spool))
     observe_endpoints(running.gateway.snapshot, running.gateway.upstream.router)
+    clients = 0
     try:
-        info: bytes = await running.line.call(("INFO", "clients"), timeout=1.0)
+        for line in set(running.line.by_shard):
+            info: bytes = await line.call(("INFO", "clients"), timeout=1.0)
+            clients += next(
+                int(row[18:]) for row in info.splitlines() if row.startswith(b"connected_clients:")
+            )
     except (LineError, hiredis.ReplyError):
         return
-    for line in info.splitlines():
-        if line.startswith(b"connected_clients:"):
-            metrics.REDIS_CONNECTIONS_ACTIVE.set(int(line.partition(b":")[2]))
+    metrics.REDIS_CONNECTIONS_ACTIVE.set(clients)
 
 
 def observe_endpoints(snapshot: Snapshot, router: Router) -> None:

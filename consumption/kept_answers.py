@@ -5,6 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import hiredis
 import msgspec
@@ -14,7 +15,7 @@ from common.sealing import Unsealable, seal, unseal
 from consumption.dialects.base import Answer
 from consumption.models import KEPT
 from metering import shards
-from quotas.line import Line, LineError
+from quotas.line import Line, LineError, Lines
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +44,19 @@ _decode = msgspec.msgpack.Decoder(_Kept).decode
 
 
 class KeptAnswers:
-    """The answers of all gateways, reached over one ``Line``. Bodies of up to ``most_bytes`` are kept."""
+    """The answers of all gateways, reached over the gateway's lines. Bodies of up to ``most_bytes`` are kept."""
 
-    def __init__(self, line: Line, *, most_bytes: int) -> None:
+    def __init__(self, line: Lines, *, most_bytes: int) -> None:
         self._line = line
         self.most_bytes = most_bytes
-        self._looked_at = 0.0
-        self._room = False
+        self._room: WeakKeyDictionary[Line, tuple[float, bool]] = WeakKeyDictionary()
 
     async def keep(self, consumer_id: uuid.UUID, request_id: uuid.UUID, answer: Answer) -> None:
         """Keep an answer. Where that fails it is not kept, and the call goes on."""
         headers = [(name, value) for name, value in answer.headers if not name.startswith(_NOT_KEPT)]
         kept = _Kept(str(request_id), answer.status, headers, answer.body)
         try:
-            if not await self._has_room():
+            if not await self._has_room(self._line.by_shard[shards.shard_of(consumer_id)]):
                 log.warning("an answer is not kept: Valkey's memory is for limits and journal")
                 return
             sealed = await _aside(seal, _encode(kept))
@@ -84,15 +84,16 @@ class KeptAnswers:
             return None
         return Answer(kept.status, kept.headers, kept.body)
 
-    async def _has_room(self) -> bool:
+    async def _has_room(self, line: Line) -> bool:
         now = time.monotonic()
-        if now - self._looked_at > 1.0:
-            info = await self._line.call(("INFO", "memory"), timeout=SECONDS)
+        looked_at, room = self._room.get(line, (0.0, False))
+        if now - looked_at > 1.0:
+            info = await line.call(("INFO", "memory"), timeout=SECONDS)
             fields = dict(row.split(b":", 1) for row in info.splitlines() if b":" in row)
             most = int(fields[b"maxmemory"])
-            self._room = not most or int(fields[b"used_memory"]) < MOST_MEMORY * most
-            self._looked_at = now
-        return self._room
+            room = not most or int(fields[b"used_memory"]) < MOST_MEMORY * most
+            self._room[line] = now, room
+        return room
 
 
 async def _aside(work: Callable[[bytes], bytes], data: bytes) -> bytes:

@@ -2,18 +2,16 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import redis
-from django.conf import settings
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from catalog.limits import Limits
 from common import clock
+from metering import valkey
 from metering.models import QuotaPeriod
 from quotas.limits import CONCURRENT, MONEY_A_DAY, REQUESTS, TOKENS_A_MINUTE, Limit
 from quotas.names import names_of
@@ -117,13 +115,14 @@ def _bucket(limit: Limit, values: Sequence[bytes | None], now_ms: int) -> Counte
     return Counted(limit, round(missing), 0, full.replace(microsecond=0) + dt.timedelta(seconds=missing > 0))
 
 
-def _read(places: Iterable[tuple[str, Sequence[str]]]) -> tuple[int, list[list[bytes | None]]] | None:
+def _read(places: Sequence[tuple[str, Sequence[str]]]) -> tuple[int, list[list[bytes | None]]] | None:
     """Valkey's time in milliseconds, and the fields of each hash; None where it does not answer."""
-    pipeline = _valkey().pipeline(transaction=False)
-    pipeline.time()
-    for name, fields in places:
-        pipeline.hmget(name, list(fields))
     try:
+        # One consumer's hashes lie on one server, on a cluster too.
+        pipeline = valkey.owner(_valkey(), places[0][0]).pipeline(transaction=False)
+        pipeline.time()
+        for name, fields in places:
+            pipeline.hmget(name, list(fields))
         answers: list[Any] = pipeline.execute()
     except redis.RedisError:
         return None
@@ -138,10 +137,5 @@ def _in_ledger(consumer_id: uuid.UUID, service_id: uuid.UUID, month: dt.date) ->
 
 @cache
 def _valkey() -> redis.Redis:
-    """One pool a process, shared by its threads. Nothing is retried."""
-    return redis.Redis.from_url(
-        settings.REDIS_URL,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-    )
+    """One pool a process, shared by its threads."""
+    return valkey.connect(timeout=TIMEOUT)

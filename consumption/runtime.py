@@ -31,10 +31,13 @@ from keys import last_used, proofs
 from keys.keyring import Keyring, in_database_thread
 from keys.shared_proofs import SharedProofs
 from metering import gateways
+from metering.topology import parse_address
 from policy.engine import PolicyEngine, Rule
 from policy.rules import load_rules
+from quotas import safety
 from quotas.admission import Admission
-from quotas.line import Argument, Line, LineError
+from quotas.cluster import Cluster
+from quotas.line import Argument, Line, LineError, Lines
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Runtime:
         self.spool = Spool(settings.SPOOL_DIR)
         self.spool.open()
         self.events = EventBuffer()
-        self.line = Line(settings.REDIS_URL, on_connect=self._on_connect)
+        self.line = self._lines()
         self.admission = Admission(
             self.line, gateway=f"{self.spool.name}:{time.time_ns()}", journal_bound=settings.JOURNAL_BOUND
         )
@@ -70,7 +73,6 @@ class Runtime:
         self.lane = settings.LANE
         self.behind_proxies = bool(settings.TRUSTED_PROXIES)
         self.catalogue_loaded = False
-        self.valkey_unsafe = ""
         self._troubles = TroubleTeller(self.gateway.upstream.router, self.line, self.spool.name)
         self._loader = ThreadPoolExecutor(1, "catalogue")
         self._reload = asyncio.Event()
@@ -137,7 +139,13 @@ class Runtime:
     @property
     def is_ready(self) -> bool:
         """Whether calls with a known key would be served. PostgreSQL may be down for that."""
-        return self.catalogue_loaded and self.admission.is_live and not self.valkey_unsafe
+        live = self.admission.is_partly_live if settings.VALKEY_CLUSTER else self.admission.is_live
+        return self.catalogue_loaded and live and not self.valkey_unsafe
+
+    @property
+    def valkey_unsafe(self) -> str:
+        """What in the settings of a server could lose usage; empty where nothing does."""
+        return next((line.unsafe for line in self.line.by_shard if line.unsafe), "")
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -146,10 +154,20 @@ class Runtime:
 
     # -- Valkey --------------------------------------------------------------------------------------------------
 
+    def _lines(self) -> Lines:
+        if not settings.VALKEY_CLUSTER:
+            return Line(settings.REDIS_URL, on_connect=self._on_connect)
+        return Cluster(
+            settings.REDIS_URL,
+            [parse_address(node) for node in settings.VALKEY_CLUSTER],
+            on_connect=self._on_connect,
+            on_moved=lambda shard: self.admission.moved(shard),
+        )
+
     async def _on_connect(self, line: Line) -> None:
-        self.valkey_unsafe = _unsafe(await line.setup_call(("INFO", "everything")))
-        if self.valkey_unsafe:
-            log.error("Valkey is %s", self.valkey_unsafe)
+        await safety.look_at(line)
+        if line.unsafe:
+            log.error("Valkey is %s", line.unsafe)
         await self.admission.on_connect(line)
 
     async def _keep_epochs(self) -> None:
@@ -158,9 +176,9 @@ class Runtime:
         while True:
             await asyncio.sleep(0.1)
             with contextlib.suppress(LineError, hiredis.ReplyError):
-                if self.line.is_open and not self.admission.is_live:
+                if not self.admission.is_live:
                     await self.admission.refresh_epochs()
-                elif self.admission.is_live and not reaped:
+                elif not reaped:
                     await self._reap_predecessors()
                     reaped = True
 
@@ -243,15 +261,6 @@ class Runtime:
 
 def _load() -> tuple[snapshot.Snapshot, list[Rule]]:
     return snapshot.load(), load_rules()
-
-
-def _unsafe(info: bytes) -> str:
-    """What in the server's settings could lose usage; empty where nothing does."""
-    if b"aof_enabled:1" not in info:
-        return "unsafe: the append-only file is off"
-    if b"maxmemory_policy:noeviction" not in info:
-        return "unsafe: it may evict"
-    return ""
 
 
 def _report(task: asyncio.Task[None]) -> None:

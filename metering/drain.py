@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import redis
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection, transaction
 
@@ -22,12 +23,17 @@ from metering.lines import Line, Reader, Unreadable, entry_fields
 from metering.models import DeadLetter
 from metering.ownership import Ownership
 from metering.stream import BATCH, JournalReader, Position, ShardBatch, order, publish, transactions
-from metering.valkey import OneLife
+from metering.topology import Address
+from metering.valkey import Nodes, OneLife
 
 log = logging.getLogger(__name__)
 
 #: How often ownership and epochs are looked at, seconds.
 LOOK_EVERY = 1.0
+#: The same after a master of a cluster was lost.
+LOOK_AGAIN = 0.2
+#: On a cluster no read waits for new entries: they are looked for again after these seconds.
+CLUSTER_PAUSE = 0.1
 #: Longest wait for new entries, ms. SIGTERM is obeyed within it.
 BLOCK_MS = 250
 #: Small batches follow each other at this distance, seconds: else a trickle costs one transaction a call.
@@ -43,31 +49,99 @@ class Session:
     """One stretch of draining on one database session and one life of Valkey. Any outage ends it."""
 
     def __init__(self, partitions_known: partitions.Known) -> None:
-        self._server = OneLife()
+        self._journals = Journals(OneLife(), partitions_known)
         self._ownership = Ownership()
-        self._reader = JournalReader(self._server)
-        self._partitions = partitions_known
-        self._positions: dict[int, Position] = {}
         self._look_at = 0.0
         ledger.prepare()
 
     def close(self) -> None:
-        self._server.close()
+        self._journals.close()
 
     def step(self) -> int:
         """Look after shards where that is due, then drain once; returns how many entries were passed."""
         if time.monotonic() >= self._look_at:
-            opened = self._look_after_shards()
+            self._ownership.rebalance()
+            opened = self._journals.look_after(self._ownership.shards)
             # There may be more to open; between two groups the others are drained.
             self._look_at = time.monotonic() + (0.0 if opened else LOOK_EVERY)
-        if not self._positions:
-            time.sleep(BLOCK_MS / 1000)
-        return self._drain(self._positions, block_ms=BLOCK_MS)
+        return self._journals.drain(block_ms=BLOCK_MS)
 
-    def _look_after_shards(self) -> bool:
-        """Own a fair share of shards, and open those that need it; returns whether there were any."""
+
+class ClusterSession:
+    """One stretch of draining on one database session and the masters of a cluster.
+
+    An outage of one master concerns its own shards alone: they go on where they are found next. Shards whose slot is
+    being handed over wait until it is.
+    """
+
+    def __init__(self, partitions_known: partitions.Known) -> None:
+        self._nodes = Nodes()
+        self._masters: dict[Address, Journals] = {}
+        self._partitions = partitions_known
+        self._ownership = Ownership()
+        self._look_at = 0.0
+        ledger.prepare()
+
+    def close(self) -> None:
+        for address in list(self._masters):
+            self._masters.pop(address).close()
+
+    def step(self) -> int:
+        """Look after shards where that is due, then drain every master once; returns how many entries were passed."""
+        if time.monotonic() >= self._look_at:
+            self._look_after_shards()
+        passed = 0
+        for address, journals in list(self._masters.items()):
+            try:
+                passed += journals.drain(block_ms=0)
+            except redis.RedisError as outage:
+                self._lost(address, outage)
+        if not passed:
+            time.sleep(CLUSTER_PAUSE)
+        return passed
+
+    def _look_after_shards(self) -> None:
+        self._look_at = time.monotonic() + LOOK_EVERY
         self._ownership.rebalance()
-        owned = self._ownership.shards
+        placed = self._nodes.topology().settled(self._ownership.shards)
+        for address in self._masters.keys() - placed.keys():
+            self._masters.pop(address).close()
+        for address, owned in placed.items():
+            try:
+                if address not in self._masters:
+                    self._masters[address] = Journals(OneLife(address), self._partitions)
+                if self._masters[address].look_after(owned):
+                    self._look_at = time.monotonic()
+            except redis.RedisError as outage:
+                self._lost(address, outage)
+
+    def _lost(self, address: Address, outage: redis.RedisError) -> None:
+        log.warning("draining of %s waits: %s: %s", address, type(outage).__name__, _first_line(outage))
+        if address in self._masters:
+            self._masters.pop(address).close()
+        self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN)
+
+
+class Journals:
+    """The journals that one life of a server holds, and how far they are drained."""
+
+    def __init__(self, server: OneLife, partitions_known: partitions.Known) -> None:
+        self._server = server
+        self._reader = JournalReader(server)
+        self._partitions = partitions_known
+        self._positions: dict[int, Position] = {}
+
+    def close(self) -> None:
+        self._server.close()
+
+    def drain(self, *, block_ms: int) -> int:
+        """Drain once; returns how many entries were passed. Waits up to ``block_ms`` where there are none."""
+        if not self._positions:
+            time.sleep(block_ms / 1000)
+        return self._drain(self._positions, block_ms=block_ms)
+
+    def look_after(self, owned: set[int]) -> bool:
+        """Drain these shards from now on and no others, and open those that need it; returns whether any did."""
         self._positions = {n: place for n, place in self._positions.items() if n in owned}
         gained = epochs.live_only(positions.load(owned - self._positions.keys()))
         opening = epochs.not_live(self._server, self._positions | gained, owned)
@@ -206,7 +280,7 @@ class Drain:
             retry = self._wait(FIRST_RETRY if went_well else retry)
 
     def _session(self, until: Callable[[], bool]) -> None:
-        session = Session(self._partitions)
+        session = (ClusterSession if settings.VALKEY_CLUSTER else Session)(self._partitions)
         try:
             while not self._stopping:
                 started = time.monotonic()

@@ -61,11 +61,23 @@ class JournalReader:
             return []
         count = min(MOST_OF_ONE, max(BATCH // self._busy, 1))
         keys: dict[Any, Any] = {shards.journal_key(n): position.last_id for n, position in positions.items()}
-        reply: Any = self._server.client.xread(keys, count=count, block=block_ms)
+        reply = (
+            self._read_apart(keys, count) if self._server.of_cluster else self._read(keys, count, block_ms)
+        )
         owners = {shards.journal_key(n).encode(): position for n, position in positions.items()}
         batches = [ShardBatch(owners[key], entries) for key, entries in reply or ()]
         self._busy = len(batches) or len(positions)
         return batches
+
+    def _read(self, keys: dict[Any, Any], count: int, block_ms: int | None) -> Any:
+        return self._server.client.xread(keys, count=count, block=block_ms)
+
+    def _read_apart(self, keys: dict[Any, Any], count: int) -> Any:
+        """On a cluster no command reads several slots, and to wait for one would keep the others waiting."""
+        pipeline = self._server.client.pipeline(transaction=False)
+        for key, last_id in keys.items():
+            pipeline.xread({key: last_id}, count=count)
+        return [stream for reply in pipeline.execute() for stream in reply or ()]
 
 
 def transactions(batches: list[ShardBatch]) -> Iterator[list[ShardBatch]]:

@@ -1,35 +1,61 @@
-"""The jobs' connection to Valkey: bytes in and out, every wait bounded, nothing repeated behind the caller's back."""
+"""The jobs' connections to Valkey: bytes in and out, every wait bounded, nothing repeated behind the caller's back."""
 
-from typing import Any
+from typing import Any, cast
 
 import redis
 from django.conf import settings
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
+
+from metering.topology import Address, Topology, parse_address
 
 #: Seconds for one answer. Longer than the longest blocking read.
 SOCKET_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 2.0
+#: The same where a cluster is spoken to: one of its masters must not keep the others waiting.
+CLUSTER_TIMEOUT = 1.0
 
 
 class ServerChanged(redis.ConnectionError):
     """The connection broke and came back to another server, or to another life of the same one."""
 
 
-def connect() -> redis.Redis:
-    """A client for jobs. Its errors are ``redis.RedisError``; none is retried."""
-    return _client()
+def connect(*, timeout: float = SOCKET_TIMEOUT) -> redis.Redis:
+    """A client for jobs, of the server or of the cluster. Its errors are ``redis.RedisError``; none is retried."""
+    if settings.VALKEY_CLUSTER:
+        # They share their commands, not a class.
+        return cast("redis.Redis", _cluster(min(timeout, CLUSTER_TIMEOUT)))
+    return _client(socket_timeout=timeout, socket_connect_timeout=min(timeout, CONNECT_TIMEOUT))
+
+
+def owner(client: redis.Redis, key: str) -> redis.Redis:
+    """A client of the server that has the key, for transactions: those of redis-py's cluster bring raw replies."""
+    if not settings.VALKEY_CLUSTER:
+        return client
+    cluster = cast("RedisCluster", client)
+    try:
+        found: redis.Redis = cluster.get_redis_connection(cluster.get_node_from_key(key))  # type: ignore[no-untyped-call]
+    except RedisClusterException as error:
+        raise redis.ConnectionError(str(error)) from error
+    return found
 
 
 class OneLife:
     """A client that speaks to one life of one server and to no other.
 
     ``run_id`` names that life. A connection that comes back to anything else raises ``ServerChanged`` instead of
-    sending, so what was read from one life is never acknowledged in another.
+    sending, so what was read from one life is never acknowledged in another. ``address``: of a master of a cluster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: Address | None = None) -> None:
         self.run_id = ""
-        self.client = _client(redis_connect_func=self._greet)
+        self.of_cluster = address is not None
+        where: dict[str, Any] = {}
+        if address is not None:
+            where = {"address": address, "socket_timeout": CLUSTER_TIMEOUT, "socket_connect_timeout": 0.5}
+        self.client = _client(redis_connect_func=self._greet, **where)
         # The reply as it comes: turning each entry into a dictionary costs more than reading it.
         self.client.set_response_callback("XREAD", _as_it_comes)
         self.client.ping()
@@ -46,16 +72,89 @@ class OneLife:
         self.client.close()
 
 
-def _client(**options: Any) -> redis.Redis:
-    return redis.Redis.from_url(
+class Nodes:
+    """The nodes of the cluster, to be asked again and again who has what."""
+
+    #: So many of them are asked: one alone may have been cut off from the others.
+    ENOUGH = 3
+
+    def __init__(self) -> None:
+        self._known = [parse_address(node) for node in settings.VALKEY_CLUSTER]
+
+    def topology(self) -> Topology:
+        """Raises ``redis.ConnectionError`` where no node answers."""
+        views: list[tuple[Address, bytes]] = []
+        silent: list[Address] = []
+        for address in self._known:
+            try:
+                views.append((address, _view(address)))
+            except redis.RedisError:
+                silent.append(address)
+            if len(views) == self.ENOUGH:
+                break
+        if not views:
+            raise redis.ConnectionError("no node of the cluster answers")
+        found = Topology(views)
+        # Who did not answer is asked last: it costs the longest wait.
+        answered = [address for address, _ in views]
+        others = found.nodes.union(self._known).difference(answered, silent)
+        self._known = [*answered, *sorted(others), *silent]
+        return found
+
+
+def _view(address: Address) -> bytes:
+    client = _client(address=address, socket_timeout=0.5, socket_connect_timeout=0.5)
+    client.set_response_callback("CLUSTER NODES", _as_it_comes)
+    try:
+        return bytes(client.execute_command("CLUSTER NODES"))  # type: ignore[no-untyped-call]
+    finally:
+        client.close()
+
+
+def _client(*, address: Address | None = None, **options: Any) -> redis.Redis:
+    defaults: dict[str, Any] = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+    client: redis.Redis = redis.Redis.from_url(
         settings.REDIS_URL,
         protocol=2,
         decode_responses=False,
-        socket_timeout=SOCKET_TIMEOUT,
-        socket_connect_timeout=2.0,
         retry=Retry(NoBackoff(), 0),
-        **options,
+        **(defaults | options),
     )
+    if address is not None:
+        client.connection_pool.connection_kwargs |= address._asdict()
+    return client
+
+
+class _Cluster(RedisCluster):
+    """redis-py's client of a cluster, whose own errors are no ``RedisError``."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except RedisClusterException as error:
+            raise redis.ConnectionError(str(error)) from error
+
+
+def _cluster(timeout: float) -> RedisCluster:
+    url: dict[str, Any] = {**redis.connection.parse_url(settings.REDIS_URL)}  # type: ignore[no-untyped-call]
+    tls = url.pop("connection_class", None) is redis.connection.SSLConnection
+    for name in ("host", "port", "db"):
+        url.pop(name, None)
+    nodes = [ClusterNode(*parse_address(node)) for node in settings.VALKEY_CLUSTER]  # type: ignore[no-untyped-call]
+    try:
+        return _Cluster(
+            startup_nodes=nodes,
+            ssl=tls,
+            protocol=2,
+            decode_responses=False,
+            require_full_coverage=False,
+            socket_timeout=timeout,
+            socket_connect_timeout=min(timeout, 0.5),
+            retry=Retry(NoBackoff(), 0),
+            **url,
+        )
+    except RedisClusterException as error:
+        raise redis.ConnectionError(str(error)) from error
 
 
 def _as_it_comes(reply: Any, **_: Any) -> Any:

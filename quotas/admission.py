@@ -21,7 +21,7 @@ from metering import journal, shards
 from quotas import commands
 from quotas.leases import LEASE_MS
 from quotas.limits import LimitSet, limit_set
-from quotas.line import Line, LineError, NotSent, OutcomeUnknown
+from quotas.line import Line, LineError, Lines, NotSent, OutcomeUnknown
 from quotas.names import Periods, names_of
 from quotas.refusals import RETRY_SECONDS, Rate, refusal_of
 
@@ -72,15 +72,14 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admission:
-    """The limits of all shards, reached over one ``Line``."""
+    """The limits of all shards, reached over one ``Line``, or one to every master of a cluster."""
 
-    def __init__(self, line: Line, *, gateway: str, journal_bound: int) -> None:
+    def __init__(self, line: Lines, *, gateway: str, journal_bound: int) -> None:
         self._line = line
+        self._lines = line.by_shard
         self._gateway = gateway
         self._signature = commands.Signature(gateway, journal_bound)
         self._epochs: list[str | None] = [None] * shards.SHARDS
-        self._clock_offset_ms = 0
-        self._run_id = ""
         self._complained_at = 0.0
         self._periods = Periods()
 
@@ -91,16 +90,20 @@ class Admission:
         for script in commands.SCRIPTS:
             await line.setup_call(("SCRIPT", "LOAD", script.text))
         info = await line.setup_call(("INFO", "server"))
-        self._run_id = _field(info, b"run_id:")
+        line.life = _field(info, b"run_id:")
         await self._measure_clock(line)
-        await self.refresh_epochs()
+        await self._read_epochs(line)
+
+    def moved(self, shard: int) -> None:
+        """Another master has the shard now: nothing is sent there until its epoch is that master's."""
+        self._epochs[shard] = None
 
     async def _measure_clock(self, line: Line) -> None:
         """Half of a round trip is what the offset may be wrong by, so the shortest of a few is believed.
 
         One that a busy start has stretched to 200 ms would have every call refused as late until the next connect.
         """
-        self._clock_offset_ms = min([await self._compare_clocks(line) for _ in range(CLOCK_TRIES)])[1]
+        line.clock_offset_ms = min([await self._compare_clocks(line) for _ in range(CLOCK_TRIES)])[1]
 
     @staticmethod
     async def _compare_clocks(line: Line) -> tuple[int, int]:
@@ -111,17 +114,36 @@ class Admission:
         return after - before, int(seconds) * 1000 + int(micros) // 1000 - (before + after) // 2
 
     async def refresh_epochs(self) -> bool:
-        """Read all epochs; True when every shard is live. A shard of another server's epoch is sent nothing."""
-        calls = [self._line.setup_call(("GET", shards.epoch_key(n))) for n in range(shards.SHARDS)]
-        for shard, found in enumerate(await asyncio.gather(*calls)):
-            epoch = found.decode() if found else ""
-            self._epochs[shard] = epoch if epoch.endswith(f":{self._run_id}") else None
+        """Read all epochs; True when every shard is live. Raises as ``Line.call`` does where no line is open."""
+        reading = [self._read_epochs(line) for line in set(self._lines) if line.is_open]
+        if not reading:
+            raise NotSent("no connection to Valkey")
+        for failed in await asyncio.gather(*reading, return_exceptions=True):
+            if isinstance(failed, BaseException):
+                raise failed
         return self.is_live
+
+    async def _read_epochs(self, line: Line) -> None:
+        """A shard of another server's epoch is sent nothing, nor one that the server says is not its own."""
+        of = [shard for shard in range(shards.SHARDS) if self._lines[shard] is line]
+        calls = [line.setup_call(("GET", shards.epoch_key(shard))) for shard in of]
+        for shard, found in zip(of, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(found, LineError):
+                raise found
+            epoch = found.decode() if isinstance(found, bytes) else ""
+            if self._lines[shard] is line:
+                self._epochs[shard] = epoch if epoch.endswith(f":{line.life}") else None
 
     @property
     def is_live(self) -> bool:
         """Whether every shard's counters are to be believed."""
         return self._line.is_open and None not in self._epochs
+
+    @property
+    def is_partly_live(self) -> bool:
+        """Whether any shard is: on a cluster the consumers of the others are served all the same."""
+        lives = zip(self._lines, self._epochs, strict=True)
+        return any(epoch is not None and line.is_open for line, epoch in lives)
 
     def epoch(self, shard: int) -> str:
         """The epoch of a shard. Raises ``NotSent`` while there is none to believe."""
@@ -141,8 +163,9 @@ class Admission:
         ready = ask.ready or commands.Ready(names_of(ask.consumer_id, ask.service_id), ask.limits)
         shard = ready.names.shard
         try:
-            waiting = self._line.call(
-                self._admit_command(ask, ready),
+            line = self._lines[shard]
+            waiting = line.call(
+                self._admit_command(ask, ready, line.clock_offset_ms),
                 timeout=ANSWER_SECONDS,
                 on_late=lambda late: self._give_back(ask, shard, late),
             )
@@ -152,7 +175,7 @@ class Admission:
             raise Unavailable(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
 
-    def _admit_command(self, ask: Ask, ready: commands.Ready) -> bytes:
+    def _admit_command(self, ask: Ask, ready: commands.Ready, clock_offset_ms: int) -> bytes:
         at_ms = milliseconds_of(ask.request_id)
         return ready.admit(
             self._signature,
@@ -160,7 +183,7 @@ class Admission:
             self._periods.of(at_ms),
             id_=ask.id,
             at_ms=at_ms,
-            deadline_ms=clock.now_ms() + self._clock_offset_ms + int(ANSWER_SECONDS * 1000),
+            deadline_ms=clock.now_ms() + clock_offset_ms + int(ANSWER_SECONDS * 1000),
             need=(ask.prompt_bound, ask.output_cap, ask.choices, ask.cap_named),
             entry=ask.unsettled,
         )
@@ -205,7 +228,7 @@ class Admission:
         month = self._periods.of(milliseconds_of(request_id)).month
         lease = f"{names.tag}:lease:{request_id}"
         try:
-            await self._line.call((
+            await self._lines[names.shard].call((
                 "EVALSHA", commands.RELEASE.sha, 4, names.epoch, names.leases, lease, names.quota + month,
                 self.epoch(names.shard), str(request_id),
             ))  # fmt: skip
@@ -231,7 +254,7 @@ class Admission:
             nano=entry.cost_nano,
             entry=encoded,
         )
-        answer = await self._line.call(command, timeout=ANSWER_SECONDS)
+        answer = await self._lines[shard].call(command, timeout=ANSWER_SECONDS)
         if answer[0] != b"ok":
             if not epoch:
                 self._epochs[shard] = None
@@ -252,7 +275,7 @@ class Admission:
 
     async def renew(self, shard: int, request_ids: list[uuid.UUID]) -> list[uuid.UUID]:
         """Move the deadlines of open leases; returns those that are gone. Raises as ``settle`` does."""
-        answer = await self._line.call(
+        answer = await self._lines[shard].call(
             (
                 "EVALSHA", commands.RENEW.sha, 2, shards.epoch_key(shard), shards.leases_key(shard),
                 self.epoch(shard), LEASE_MS, *map(str, request_ids),
@@ -285,7 +308,7 @@ class Admission:
         return owner != self._gateway and owner.rpartition(":")[0] in names
 
     async def _close(self, shard: int, ids: list[str]) -> int:
-        answer = await self._line.call(
+        answer = await self._lines[shard].call(
             (
                 "EVALSHA", commands.REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
                 shards.journal_key(shard), self.epoch(shard), 0, len(ids), shards.tag(shard), *ids,

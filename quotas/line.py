@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 from redis.asyncio import Connection
@@ -19,6 +19,9 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from metering.shards import SHARDS
+from metering.topology import Address
 
 log = logging.getLogger(__name__)
 
@@ -41,31 +44,63 @@ class OutcomeUnknown(LineError):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class Waiting:
+    """A call that left. ``counts``: what it did is lost where its answer alone is believed (``ReplicatedLine``)."""
+
     future: asyncio.Future[Any]
     deadline: float
     on_late: Callable[[Any], None] | None = field(default=None)
+    counts: bool = field(default=False)
+
+
+class Lines(Protocol):
+    """One server or the masters of a cluster. ``by_shard``: the line that each shard is reached by, now."""
+
+    by_shard: list["Line"]
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def call(self, command: Sequence[Argument], *, timeout: float | None = None) -> Awaitable[Any]:
+        """``Line.call``, to whoever has the command's first key."""
+        ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
 class Line:
     """A pipelined connection that reconnects by itself. Use from one event loop only.
 
     ``on_connect`` runs after every connect, before any call is let through; the line counts as down until it returns.
+    ``address``: host and port instead of the URL's.
     """
 
     def __init__(
-        self, url: str, *, on_connect: Callable[["Line"], Awaitable[None]], timeout: float = 0.1
+        self,
+        url: str,
+        *,
+        on_connect: Callable[["Line"], Awaitable[None]],
+        timeout: float = 0.1,
+        address: Address | None = None,
     ) -> None:
-        self._options = parse_url(url)
+        self._options: dict[str, Any] = {**parse_url(url), **(address._asdict() if address else {})}
         self._on_connect = on_connect
         self._timeout = timeout
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._out: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
         self._open = False
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._connected = asyncio.Event()
+        self.by_shard = [self] * SHARDS
+        #: What ``on_connect`` learnt of the server: its ``run_id``, by how much its clock is ahead, and what in its
+        #: settings could lose usage.
+        self.life = ""
+        self.clock_offset_ms = 0
+        self.unsafe = ""
 
     async def start(self) -> None:
         """Begin to connect, and stay connected until ``stop``."""
@@ -122,7 +157,7 @@ class Line:
         future: asyncio.Future[Any] = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
         # A call that times out keeps its place: its answer must not be taken for the next one's.
-        self._waiting.append(_Waiting(future, deadline, on_late))
+        self._waiting.append(Waiting(future, deadline, on_late))
         if not self._out:
             loop.call_soon(self._flush)
         if isinstance(command, bytes):
@@ -188,8 +223,7 @@ class Line:
                 self._deliver(self._waiting.popleft(), answer)
         raise ConnectionResetError("Valkey closed the connection")
 
-    @staticmethod
-    def _deliver(waiting: _Waiting, answer: Any) -> None:
+    def _deliver(self, waiting: Waiting, answer: Any) -> None:
         if waiting.future.done():
             if waiting.on_late is not None:
                 waiting.on_late(answer)
@@ -204,7 +238,7 @@ class Line:
         while True:
             await asyncio.sleep(0.01)
             now = loop.time()
-            late = [each for each in self._waiting if each.deadline <= now and not each.future.done()]
+            late = self._late(now)
             if late:
                 # What came while this process was busy with something else is read first: it was not late.
                 for _ in range(READING_TURNS):
@@ -214,6 +248,9 @@ class Line:
                     waiting.future.set_exception(OutcomeUnknown("Valkey did not answer in time"))
             if self._waiting and self._waiting[0].deadline + 5 < now and self._writer is not None:
                 self._writer.transport.abort()
+
+    def _late(self, now: float) -> list[Waiting]:
+        return [each for each in self._waiting if each.deadline <= now and not each.future.done()]
 
     def _break(self) -> None:
         self._open = False

@@ -120,9 +120,11 @@ def test_a_second_drain_over_the_same_shard_is_fenced(market: Market) -> None:
     market.drain()
 
     with pytest.raises(positions.Fenced):
-        session._write([stale])
+        session._journals._write([stale])
     with pytest.raises(positions.Fenced):
-        session._write([ShardBatch(Position(market.shard, place.epoch + 1, place.last_id, 0), stale.entries)])
+        session._journals._write(
+            [ShardBatch(Position(market.shard, place.epoch + 1, place.last_id, 0), stale.entries)]
+        )
 
     session.close()
     assert (ids(), JournalBatch.objects.count()) == ([entry.request_id], 1)

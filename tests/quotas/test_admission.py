@@ -275,7 +275,7 @@ async def test_leases_are_renewed_and_the_lost_are_named(admission: Admission) -
 async def test_a_dead_lifes_leases_are_closed_and_a_settle_after_that_is_late(admission: Admission) -> None:
     lease = await admission.admit(ask())
     successor = Admission(admission._line, gateway="gate:2", journal_bound=1000)
-    await successor.on_connect(admission._line)
+    await successor.on_connect(admission._line.by_shard[0])
     assert await successor.reap_predecessors({"other"}) == 0
     assert await successor.reap_predecessors({"gate"}) == 1
     assert await counters(admission) == (0, 0)

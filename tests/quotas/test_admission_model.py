@@ -299,7 +299,7 @@ class Admissions(RuleBasedStateMachine):
     @precondition(lambda self: self.epoch_lost)
     @rule()
     def open_the_shard(self) -> None:
-        self.run(open_epoch(self.admission._line, 1))
+        self.run(open_epoch(self.admission._line.by_shard[0], 1))
         assert self.run(self.admission.refresh_epochs())
         self.epoch_lost = False
 

@@ -1,0 +1,397 @@
+"""The same scripts on a Valkey Cluster: who has a shard may die or change under load, and every call counts once."""
+
+import asyncio
+import contextlib
+import random
+import subprocess
+import sys
+import threading
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from django.conf import settings as django_settings
+from django.db.models import Sum
+
+from accounts.models import Consumer
+from analytics import events, from_gateways
+from common import clock
+from common.errors import Problem
+from common.ids import uuid7
+from consumption.endpoint_troubles import read_troubles
+from consumption.quota_reading import _valkey, quota_now
+from consumption.settlement import Settlement
+from consumption.spool import Spool
+from metering import journal, shards, valkey
+from metering.models import QuotaPeriod, ShardEpoch, UsageRecord, UsageRollup
+from metering.topology import parse_address
+from quotas import reaper, safety, sync
+from quotas.admission import Admission, Ask
+from quotas.cluster import Cluster
+from quotas.limits import limit_set
+from quotas.line import Line, LineError
+from quotas.replicated import ReplicatedLine
+from tests import factories
+from tests.harness.cluster import Node, ValkeyCluster
+from tests.harness.servers import RUN
+from tests.harness.waiting import wait_for
+from tests.live.stack import Stack
+from tests.metering.market import Market, database_url
+
+#: Tokens a month of each consumer; a call reserves 100 and uses half of that.
+LIMIT = 2_000
+#: Calls that run at once, and how long each takes at most, seconds.
+AT_ONCE, LONGEST = 8, 0.03
+#: Calls that are settled before a fault, and after it.
+ENOUGH = 200
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"), inherit=[RUN.lock.descriptor])
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def market(
+    committed: None, servers: ValkeyCluster, settings: Any, tmp_path: Path
+) -> Iterator["ClusterMarket"]:
+    for node in servers.nodes:
+        node.start()
+    servers.wait_whole()
+    settings.REDIS_URL = servers.url
+    settings.VALKEY_CLUSTER = servers.environment["VALKEY_CLUSTER"].split(",")
+    _valkey.cache_clear()
+    opened = ClusterMarket(servers, tmp_path)
+    yield opened
+    opened.market.stop()
+    sys.stdout.write(opened.market.log.read_text())  # shown where the test failed
+    for node in servers.nodes:
+        if node.info("replication")["role"] == "master":
+            node.ask("FLUSHALL")
+    _valkey.cache_clear()
+
+
+class ClusterMarket:
+    """A consumer in every shard, all at one service, and a drain."""
+
+    def __init__(self, servers: ValkeyCluster, folder: Path) -> None:
+        self.servers = servers
+        self.folder = folder
+        self.consumers = [
+            Consumer.objects.create(id=_id_in(shard), name=f"Of {shard}") for shard in range(shards.SHARDS)
+        ]
+        self.service = factories.make_service()
+        self.key, _ = factories.make_key(self.consumers[0], self.service)
+        self.client = valkey.connect()
+        self.market = Market(
+            self.consumers[0],
+            self.service,
+            self.key,
+            self.client,
+            self.service.price_versions.get().id,
+            environment=servers.environment,
+            log=folder / "drain.log",
+        )
+
+    def start_drain(self) -> subprocess.Popen[bytes]:
+        return self.market.start_drain()
+
+    def quota_key(self, shard: int) -> str:
+        month = clock.month_of(clock.now())
+        return shards.quota_key(shard, self.consumers[shard].id, self.service.id, month)
+
+    def counters(self, shard: int) -> tuple[int, int]:
+        used, reserved = self.client.hmget(self.quota_key(shard), "used", "reserved")
+        return int(used or 0), int(reserved or 0)
+
+    def close_leases(self) -> int:
+        """What nobody settles any more: its admission was refused as unavailable, or its release got lost."""
+        closed = 0
+        for shard in range(shards.SHARDS):
+            open_: Any = self.client.zrange(shards.leases_key(shard), 0, -1)
+            if open_:
+                closed += reaper.reap(shard=shard, request_ids=[uuid.UUID(id_.decode()) for id_ in open_])
+        return closed
+
+    def wait_until_drained(self) -> None:
+        wait_for(
+            lambda: not any(self.client.xlen(shards.journal_key(n)) for n in range(shards.SHARDS)), seconds=30
+        )
+
+    def owner(self, shard: int) -> str:
+        """Who the shard's epoch is of."""
+        epoch: Any = self.client.get(shards.epoch_key(shard))
+        return (epoch or b"").decode().partition(":")[2]
+
+    def is_opened_by(self, node: Node, of: list[int]) -> bool:
+        run_id = node.info("server")["run_id"]
+        return all(self.owner(shard) == run_id for shard in of)
+
+    def assert_counted_once(self, gate: "Gate") -> None:
+        """I1 to I5: what was settled is in the ledger once, counters are the ledger's, nothing is open or overspent."""
+        self.wait_until_drained()
+        self.close_leases()
+        self.wait_until_drained()
+        rows = {row.id: row for row in UsageRecord.objects.all()}
+        assert UsageRecord.objects.count() == len(rows)
+        assert {id_: rows[id_].total_tokens for id_ in gate.settled if id_ in rows} == gate.settled
+        others = [row for id_, row in rows.items() if id_ not in gate.settled]
+        assert {(row.status, row.total_tokens) for row in others} <= {("unsettled", 0)}
+        used = dict(QuotaPeriod.objects.values_list("consumer_id", "used"))
+        rolled = dict(UsageRollup.objects.values_list("consumer_id").annotate(Sum("total_tokens")))
+        for shard, consumer in enumerate(self.consumers):
+            total = sum(row.total_tokens for row in rows.values() if row.consumer_id == consumer.id)
+            assert (used.get(consumer.id, 0), rolled.get(consumer.id, 0)) == (total, total)
+            assert self.counters(shard) == (total, 0)
+            assert total <= LIMIT
+        assert sync.sync_quotas() == []
+
+
+class Gate:
+    """What a gateway does with a call, but for HTTP."""
+
+    def __init__(self, market: ClusterMarket, spool: Spool) -> None:
+        self._market = market
+        self._spool = spool
+        self._random = random.Random(31)
+        self.lines = Cluster(
+            django_settings.REDIS_URL,
+            [parse_address(node) for node in django_settings.VALKEY_CLUSTER],
+            on_connect=self._on_connect,
+            on_moved=lambda shard: self.admission.moved(shard),
+        )
+        self.admission = Admission(self.lines, gateway=f"{spool.name}:1", journal_bound=10**6)
+        self.settlement = Settlement(self.admission, spool)
+        self.settled: dict[uuid.UUID, int] = {}
+        self.outcomes: Counter[str] = Counter()
+
+    async def _on_connect(self, line: Line) -> None:
+        await safety.look_at(line)
+        assert not line.unsafe
+        await self.admission.on_connect(line)
+
+    async def keep_epochs(self) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(LineError):
+                if not self.admission.is_live:
+                    await self.admission.refresh_epochs()
+
+    async def wait_live(self) -> None:
+        await _until(lambda: self.admission.is_live)
+
+    async def call(self, shard: int) -> None:
+        id_ = uuid7()
+        consumer, service = self._market.consumers[shard].id, self._market.service.id
+        nothing = self._entry(id_, shard, 0)
+        limits = limit_set(None, LIMIT)
+        ask = Ask(str(id_), id_, consumer, service, limits, 10, 90, 1, True, journal.encode(nothing))
+        try:
+            lease = await self.admission.admit(ask)
+        except Problem as refusal:
+            self.outcomes[refusal.code] += 1
+            await asyncio.sleep(0.02)
+            return
+        self.settlement.opened(lease)
+        await asyncio.sleep(self._random.random() * LONGEST)
+        if self._random.random() < 0.05:
+            self.outcomes["released"] += 1
+            await self.settlement.release(lease)
+            return
+        tokens = self._random.randint(1, 100)
+        await self.settlement.settle(self._entry(id_, shard, tokens), shard=shard)
+        self.settled[id_] = tokens
+        self.outcomes["settled"] += 1
+
+    def _entry(self, id_: uuid.UUID, shard: int, tokens: int) -> journal.Entry:
+        fields: dict[str, Any] = {
+            "request_id": id_,
+            "consumer_id": self._market.consumers[shard].id,
+            "limit": LIMIT,
+        }
+        if not tokens:
+            return self._market.market.unsettled(**fields)
+        return self._market.market.entry(**fields, prompt_tokens=0, completion_tokens=tokens, cost="0.001")
+
+    async def load(self, until: asyncio.Event) -> None:
+        async def caller() -> None:
+            while not until.is_set():
+                await self.call(self._random.randrange(shards.SHARDS))
+
+        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+
+    async def hand_in(self) -> None:
+        """Until the spool is empty."""
+        await _until(lambda: not len(self._spool))
+
+
+@contextlib.asynccontextmanager
+async def gate(market: ClusterMarket) -> AsyncIterator[Gate]:
+    spool = Spool(market.folder / "spool")
+    spool.open()
+    opened = Gate(market, spool)
+    await opened.lines.start()
+    tasks = [
+        asyncio.create_task(work) for work in (opened.keep_epochs(), spool.keep_settling(opened.admission))
+    ]
+    await opened.wait_live()
+    yield opened
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await opened.lines.stop()
+    spool.close()
+
+
+def under_load(market: ClusterMarket, fault: Callable[[], None]) -> Gate:
+    """Calls before, during and after a fault. They have a thread of their own: a server dies with who started it."""
+    begun, mended = threading.Event(), threading.Event()
+
+    async def calls() -> Gate:
+        async with gate(market) as opened:
+            done = asyncio.Event()
+            load = asyncio.create_task(opened.load(done))
+            await _until(lambda: opened.outcomes["settled"] > ENOUGH)
+            begun.set()
+            await asyncio.to_thread(mended.wait)
+            await opened.wait_live()
+            before = len(opened.settled)
+            await _until(lambda: len(opened.settled) > before + ENOUGH)
+            done.set()
+            await load
+            await opened.hand_in()
+        return opened
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(asyncio.run, calls())
+        try:
+            assert begun.wait(20)
+            fault()
+        finally:
+            mended.set()
+        return running.result()
+
+
+def test_every_shard_is_admitted_settled_and_drained(market: ClusterMarket) -> None:
+    async def calls() -> Gate:
+        async with gate(market) as opened:
+            for _ in range(3):
+                await asyncio.gather(*(opened.call(shard) for shard in range(shards.SHARDS)))
+            return opened
+
+    market.start_drain()
+    opened = asyncio.run(calls())
+
+    assert opened.outcomes["settled"] + opened.outcomes["released"] == 3 * shards.SHARDS
+    market.assert_counted_once(opened)
+    assert set(ShardEpoch.objects.values_list("number", "state")) == {(1, "live")}
+    last = market.consumers[-1].id
+    told = quota_now(consumer_id=last, service_id=market.service.id, limit=LIMIT)
+    assert told.used == market.counters(shards.SHARDS - 1)[0] > 0
+    assert read_troubles() == {}
+    market.client.xadd(events.STREAM, {events.STREAM_FIELD: b"{}"})
+    read = from_gateways.read(market.client)
+    assert read is not None
+    assert [event for _, event in read.entries] == [b"{}"]
+    assert reaper.reap_expired() == 0
+
+
+def test_a_gateway_serves_over_it(market: ClusterMarket) -> None:
+    """Keys, limits, kept answers, the ledger; and it is ready."""
+    market.start_drain()
+    stack = Stack(market.folder, database_url(), market.servers.nodes[0])
+    try:
+        stack.start_upstream()
+        service = factories.make_service(endpoint=stack.upstream_url)
+        _, text = factories.make_key(service=service)
+        nodes = market.servers.environment["VALKEY_CLUSTER"]
+        gateway = stack.start_gateway(VALKEY_CLUSTER=nodes)
+        assert gateway.get("/health/ready").status_code == 200
+        headers = {"Authorization": f"Bearer {text}", "Idempotency-Key": "once"}
+        url, body = f"{gateway.url}/api/v1/consume/{service.id}", {"prompt": "Why?", "max_tokens": 20}
+        first, again = (requests.post(url, json=body, headers=headers, timeout=20) for _ in range(2))
+    finally:
+        stack.stop()
+
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json() == first.json()
+    wait_for(lambda: UsageRecord.objects.filter(id=first.json()["request_id"], status="success").exists())
+    assert UsageRecord.objects.count() == 1
+
+
+async def test_a_master_that_may_lose_usage_is_named_unsafe(servers: ValkeyCluster) -> None:
+    master = servers.master_of(0)
+    for name, unsafe, safe in (
+        ("min-replicas-to-write", 0, 1),
+        ("cluster-node-timeout", 20_000, 2_000),
+        ("maxmemory-policy", "allkeys-lru", "noeviction"),
+    ):
+        for value, expected in ((unsafe, "unsafe: "), (safe, "")):
+            master.ask("CONFIG", "SET", name, value)
+            line = ReplicatedLine(master.url, on_connect=safety.look_at, on_refusal=lambda: None, timeout=0.1)
+            await line.start()
+            assert await line.wait_open(5)
+            assert line.unsafe[:8] == expected
+            assert line.replicas == 1
+            await line.stop()
+
+
+def test_a_master_that_is_killed_under_load_loses_no_call(market: ClusterMarket) -> None:
+    """Its replica takes over, and takes calls once it has a replica of its own: the killed one that came back."""
+    victim = market.servers.master_of(0)
+    of = market.servers.shards_of(victim)
+
+    def kill() -> None:
+        victim.kill()
+        wait_for(lambda: market.servers.find_master(0))
+        victim.start()
+        heir = market.servers.master_of(0)
+        wait_for(lambda: market.is_opened_by(heir, of))
+
+    market.start_drain()
+    opened = under_load(market, kill)
+
+    assert opened.outcomes["unavailable"] > 0
+    market.assert_counted_once(opened)
+    assert min(ShardEpoch.objects.filter(shard__in=of).values_list("number", flat=True)) > 1
+
+
+def test_slots_that_are_moved_under_load_lose_no_call(market: ClusterMarket) -> None:
+    source = market.servers.master_of(1)
+    target = next(
+        node for node in market.servers.nodes if node is not source and market.servers.shards_of(node)
+    )
+    moved = market.servers.shards_of(source)[:4]
+
+    def move() -> None:
+        for shard in moved:
+            market.servers.move(shard, target)
+        wait_for(lambda: market.is_opened_by(target, moved))
+
+    market.start_drain()
+    opened = under_load(market, move)
+
+    market.assert_counted_once(opened)
+    assert min(ShardEpoch.objects.filter(shard__in=moved).values_list("number", flat=True)) > 1
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.02)
+
+
+def _id_in(shard: int) -> uuid.UUID:
+    while True:
+        id_ = uuid.uuid4()
+        if shards.shard_of(id_) == shard:
+            return id_
