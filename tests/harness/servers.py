@@ -25,7 +25,7 @@ from devstack.valkey import Valkey
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Set by whoever calls the tests, and of no meaning to them: what is tested must not depend on it.
-OUTSIDE = ("PORT", "PROCESS", "DEBUG", "CELERY_BROKER_URL", "KAFKA_TOPIC", "LANE")
+OUTSIDE = ("PORT", "PROCESS", "DEBUG", "CELERY_BROKER_URL", "KAFKA_TOPIC", "LANE", "VALKEY_CLUSTER")
 
 
 @dataclass

@@ -23,7 +23,8 @@ async def _nothing(line: Line) -> None:
 def replica(own_valkey: Valkey, tmp_path: Path) -> Valkey:
     host, port = "127.0.0.1", own_valkey.port
     password = own_valkey.url.split(":")[2].partition("@")[0]
-    settings = {"replicaof": f"{host} {port}", "primaryauth": password, "repl-diskless-sync-delay": "0"}
+    settings = {"replicaof": f"{host} {port}", "primaryauth": password}
+    redis.Redis.from_url(own_valkey.url).config_set("repl-diskless-sync-delay", 0)
     server = Valkey(tmp_path / "replica", inherit=[RUN.lock.descriptor], settings=settings)
     server.start()
     return server
@@ -43,6 +44,7 @@ async def line(own_valkey: Valkey, replica: Valkey) -> AsyncIterator[ReplicatedL
 
 def _is_followed(server: Valkey) -> bool:
     client = redis.Redis.from_url(server.url)
+    client.set("something", "to follow")
     return bool(client.execute_command("WAIT", 1, 100))  # type: ignore[no-untyped-call]
 
 
