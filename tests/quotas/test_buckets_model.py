@@ -123,7 +123,7 @@ class Buckets(RuleBasedStateMachine):
             id_ = uuid7(self.now)
             entry = journal.encode(self.entry(id_, 0))
             ask = Ask(str(id_), id_, self.consumer, SERVICE, limits, 0, need, 1, True, entry)
-            self.admission._clock_offset_ms = self.now - clock.now_ms()
+            self.admission._lines[self.shard].clock_offset_ms = self.now - clock.now_ms()
             try:
                 return await self.admission.admit(ask)
             except Unavailable:  # the machine is busy, and this took more than 100 ms

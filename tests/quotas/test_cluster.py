@@ -20,6 +20,7 @@ from django.db.models import Sum
 
 from accounts.models import Consumer
 from analytics import events, from_gateways
+from catalog.limits import Limits
 from common import clock
 from common.errors import Problem
 from common.ids import uuid7
@@ -294,7 +295,8 @@ def test_every_shard_is_admitted_settled_and_drained(market: ClusterMarket) -> N
     market.assert_counted_once(opened)
     assert set(ShardEpoch.objects.values_list("number", "state")) == {(1, "live")}
     last = market.consumers[-1].id
-    told = quota_now(consumer_id=last, service_id=market.service.id, limit=LIMIT)
+    tier = Limits(requests_per_second=5, tokens_per_month=LIMIT)
+    told = quota_now(consumer_id=last, service_id=market.service.id, tier=tier, further=())
     assert told.used == market.counters(shards.SHARDS - 1)[0] > 0
     assert read_troubles() == {}
     market.client.xadd(events.STREAM, {events.STREAM_FIELD: b"{}"})
