@@ -58,6 +58,7 @@ MAY = {
     "metering.usagerollup":        ("v",    "v",    "v",  "v",  "v", "-"),
     "policy.policy":               ("vacd", "vacd", "v",  "-",  "v", "-"),
     "policy.policyviolation":      ("v",    "v",    "v",  "-",  "v", "-"),
+    "quotas.budgetnotice":         ("v",    "v",    "v",  "v",  "v", "-"),
     "quotas.quotadrift":           ("v",    "v",    "v",  "v",  "v", "-"),
     "sla.slaincident":             ("v",    "v",    "v",  "-",  "v", "-"),
     "sla.slaviolation":            ("v",    "v",    "v",  "-",  "v", "-"),

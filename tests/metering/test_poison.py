@@ -14,6 +14,7 @@ from metering import dead_letters, journal, shards
 from metering.models import DeadLetter, UsageRecord
 from tests import factories
 from tests.metering.market import Market, letters
+from tests.superuser import superuser_cursor
 
 DAY_MS = 24 * 60 * 60 * 1000
 
@@ -157,10 +158,10 @@ def test_a_letter_sent_again_goes_in_once_its_cause_is_gone(market: Market) -> N
     later = factories.make_service()
     entry = market.entry(service_id=later.id)
     fields = {field.attname: getattr(later, field.attname) for field in later._meta.concrete_fields}
-    with connection.cursor() as cursor:
-        cursor.execute("ALTER TABLE price_versions DISABLE TRIGGER USER")
-        cursor.execute("DELETE FROM price_versions WHERE service_id = %s", [later.id])
-        cursor.execute("ALTER TABLE price_versions ENABLE TRIGGER USER")
+    with superuser_cursor() as cursor:
+        cursor.execute("ALTER TABLE price_versions DISABLE TRIGGER immutable")
+        cursor.execute("DELETE FROM price_versions WHERE service_id = %s", [str(later.id)])
+        cursor.execute("ALTER TABLE price_versions ENABLE TRIGGER immutable")
     later.delete()
     market.write(entry)
     market.drain()
