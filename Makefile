@@ -62,7 +62,7 @@ bench-scale: venv-dev
 	$(PY) -m bench.rebuild 1000000
 
 MINUTES ?= 10
-# Some 36 requests each.
+# Some 42 requests each.
 EXAMPLES ?= 600
 soak: venv-dev
 	$(PY) -m bench --soak --minutes $(MINUTES)
