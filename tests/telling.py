@@ -24,10 +24,15 @@ def left_to_the_database() -> list[tuple[Any, ...]]:
 
 
 class Telling:
-    """Goes before a test client. Fails where a request left something to the database."""
+    """Goes before a test client. Fails where a request left something to the database.
+
+    ``minds`` is off where thousands of requests are made that other tests make one by one.
+    """
+
+    minds = True
 
     def request(self, **request: Any) -> Any:
-        if request["REQUEST_METHOD"] in {"GET", "HEAD", "OPTIONS"}:
+        if not self.minds or request["REQUEST_METHOD"] in {"GET", "HEAD", "OPTIONS"}:
             return super().request(**request)  # type: ignore[misc] # of the client
         before = left_to_the_database()
         response = super().request(**request)  # type: ignore[misc]

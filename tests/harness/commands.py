@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tests.harness.servers import ROOT
 
 
-def manage(*arguments: str, env: Mapping[str, str] | None = None, seconds: float = 60.0) -> str:
+def manage(*arguments: str, env: Mapping[str, str] | None = None, seconds: float = 120.0) -> str:
     """What `manage.py` printed. A failure is an AssertionError that carries its last words."""
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments],

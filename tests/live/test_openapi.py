@@ -68,7 +68,7 @@ def owner(stack: Stack) -> Owner:
     return Owner(key, text, str(begin(user=user).access_token))
 
 
-@pytest.mark.timeout(0 if EXAMPLES > 100 else 180)
+@pytest.mark.timeout(0 if EXAMPLES > 100 else 420)
 def test_every_answer_is_one_that_the_description_has(lane_gateway: GatewayProcess, owner: Owner) -> None:
     config = schemathesis.Config.from_dict(CONFIG)
     schema = schemathesis.openapi.from_url(f"{lane_gateway.url}/api/v1/openapi.json", config=config)
