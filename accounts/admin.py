@@ -34,7 +34,7 @@ class IdentityInline(admin.TabularInline):  # type: ignore[type-arg] # generic i
 
 
 @admin.register(User)
-class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg]
+class PersonAdmin(AuditedAdmin, UserAdmin):  # type: ignore[type-arg] # generic in the stubs alone
     """Roles give power over the marketplace, so only who may change roles gives them, or touches who has them."""
 
     list_display = ("username", "email", "full_name", "roles", "is_staff", "is_active", "last_login")

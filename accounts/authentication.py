@@ -23,7 +23,7 @@ class MemberAuthentication(JWTAuthentication):
     Who belongs to several consumers names one in the header ``X-Consumer-Id``.
     """
 
-    def authenticate(self, request: Request) -> tuple[Member, Token | None] | None:  # type: ignore[override]
+    def authenticate(self, request: Request) -> tuple[Member, Token | None] | None:  # type: ignore[override]  # a member, no user
         found = self._person(request)
         if found is None:
             return None
@@ -48,7 +48,7 @@ class MemberAuthentication(JWTAuthentication):
         return user, token
 
 
-class MemberScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class MemberScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # its base has no types
     """How the API documentation describes it."""
 
     target_class = "accounts.authentication.MemberAuthentication"

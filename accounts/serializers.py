@@ -25,7 +25,7 @@ class SignInSerializer(TokenObtainPairSerializer):
     otp = serializers.CharField(required=False, max_length=64, write_only=True)
 
     @classmethod
-    def get_token(cls, user: User) -> Token:  # type: ignore[override]
+    def get_token(cls, user: User) -> Token:  # type: ignore[override]  # its stub knows any user
         return sign_ins.begin(user=user)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class SignInSerializer(TokenObtainPairSerializer):
                 with attempts.wrong_codes_counted(request=request, username=attrs["username"]):
                     self._ask_for_second_factor(attrs.get("otp"), address_of(request))
                 refresh = self.get_token(self.user)
-                tokens = {"refresh": str(refresh), "access": str(refresh.access_token)}  # type: ignore[attr-defined]
+                tokens = {"refresh": str(refresh), "access": str(refresh.access_token)}  # type: ignore[attr-defined]  # a refresh token, of get_token above
             except AuthenticationFailed as error:
                 if getattr(request, "axes_locked_out", False):
                     raise attempts.locked_out() from error
