@@ -4,6 +4,8 @@ import datetime as dt
 import itertools
 from typing import Any
 
+from django.db import transaction
+
 from accounts.models import Consumer, Membership, User
 from catalog.models import Endpoint, Entitlement, Service, Tier
 from common import clock
@@ -66,7 +68,10 @@ def make_service(
     price_from: dt.datetime | None = None,
     **fields: Any,
 ) -> Service:
-    """A published service. Its price holds from ``price_from`` on: an hour ago where none is given."""
+    """A published service. Its price holds from ``price_from`` on: an hour ago where none is given.
+
+    Service and price are there at one moment, as in the admin: a gateway that knew the one alone would answer 503.
+    """
     service = Service(
         name=name or f"model-{next(_numbers)}",
         version=version,
@@ -75,8 +80,9 @@ def make_service(
         **fields,
     )
     service.full_clean()
-    service.save(force_insert=True)
-    service.publish_price(service.pricing, price_from or clock.now() - dt.timedelta(hours=1))
+    with transaction.atomic():
+        service.save(force_insert=True)
+        service.publish_price(service.pricing, price_from or clock.now() - dt.timedelta(hours=1))
     return service
 
 

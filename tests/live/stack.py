@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,17 +138,21 @@ class GatewayProcess:
     def consume(
         self, service_id: object, key: str | None, body: Any, *, timeout: float = 40.0
     ) -> requests.Response:
-        """``body``: bytes as they are, anything else as JSON. A service that was just made is live within a second."""
+        """``body``: bytes as they are, anything else as JSON. A service that was just made is waited for."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + 5.0
         while True:
             url = f"{self.url}/api/v1/consume/{service_id}"
             answer = requests.post(url, data=data, headers=headers, timeout=timeout)
             if b'"service_not_found"' not in answer.content or time.monotonic() > deadline:
                 return answer
+
+    def wait_for_service(self, service_id: uuid.UUID, key: str) -> None:
+        """Returns when the gateway would serve the service to the key."""
+        wait_for(lambda: str(service_id) in self.get("/v1/models", key).text, seconds=5)
 
     def get(self, path: str, key: str | None = None) -> requests.Response:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -9,6 +9,7 @@ import anthropic
 import openai
 import pytest
 import requests
+from django.db import transaction
 
 from metering.models import UsageRecord
 from tests import factories
@@ -45,15 +46,16 @@ class Setting:
         base_url: str = "",
     ) -> None:
         self.gateway, self.stack, self.protocol = gateway, stack, protocol
-        self.service = factories.make_service()
+        with transaction.atomic():  # the gateway hears of the service with its endpoint, or not at all
+            self.service = factories.make_service()
+            factories.make_endpoint(
+                self.service, base_url=base_url or stack.upstream_url, protocol=protocol, cost_pricing=COST
+            )
         self.name = self.service.name
-        factories.make_endpoint(
-            self.service, base_url=base_url or stack.upstream_url, protocol=protocol, cost_pricing=COST
-        )
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
         self.client = anthropic.Anthropic(base_url=gateway.url, api_key=self.text, max_retries=0)
         self.openai = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
-        gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
+        gateway.wait_for_service(self.service.id, self.text)
 
     def create(self, **more: Any) -> Any:
         asked = {"model": self.name, "max_tokens": 100, "messages": QUESTION, **more}

@@ -31,7 +31,7 @@ class Case:
         self.gateway = gateway
         self.service = factories.make_service(endpoint=f"http://{host}:{port}/{behaviour}", **fields)
         self.key, self.text = factories.make_key(service=self.service)
-        gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
+        gateway.wait_for_service(self.service.id, self.text)
 
     def consume(self, **more: Any) -> requests.Response:
         return self.gateway.consume(self.service.id, self.text, {**PROMPT, **more})

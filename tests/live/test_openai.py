@@ -27,7 +27,7 @@ class Setting:
         self.service = factories.make_service(endpoint=stack.upstream_url, **fields)
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
         self.client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
-        gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
+        gateway.wait_for_service(self.service.id, self.text)
 
     def post(
         self, body: Any, *, path: str = "/v1/chat/completions", stream: bool = False

@@ -38,7 +38,7 @@ class Market:
             for order, behaviour in enumerate(behaviours):
                 self.add(behaviour, order=order)
             _, self.text = factories.make_key(service=self.service)
-        gateway.consume(self.service.id, self.text, b"{}")  # waits until the service is known
+        gateway.wait_for_service(self.service.id, self.text)
 
     def add(self, behaviour: str, service: Service | None = None, **fields: Any) -> None:
         host, port = self.upstream.server_address
