@@ -25,7 +25,7 @@ from catalog.models import Service
 from common import clock
 from common.ids import uuid7
 from keys.models import ApiKey
-from metering import journal, shards
+from metering import drain, journal, shards
 from metering.drain import Drain
 from metering.models import DeadLetter, QuotaPeriod, UsageRecord, UsageRollup
 from tests import factories
@@ -114,8 +114,13 @@ class Market:
         return sum(pipeline.execute())
 
     def drain(self) -> None:
-        """Run a drain in this process until every shard is open and every journal empty."""
-        Drain().run(until=lambda: self.waiting() == 0)
+        """Run a drain in this process until every shard is open and every journal empty.
+
+        One that finds nothing says so at once instead of waiting for more.
+        """
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(drain, "BLOCK_MS", 1)
+            Drain().run(until=lambda: self.waiting() == 0)
 
     def start_drain(self, **environment: str) -> subprocess.Popen[bytes]:
         """A drain as a process of its own."""
