@@ -39,7 +39,14 @@ _FILL = f"""
         '{{tier}}', 'success', 'USD', 1, 100, c, 0, 0, 0, c, 0.000001 * c
     FROM generate_series(1, {{consumers}}) AS c, unnest(array[{{services}}]::uuid[]) AS s, generate_series(0, 1) AS h;
 
-    ANALYZE quota_periods; ANALYZE usage_rollups; ANALYZE api_keys;
+    INSERT INTO usage_daily_rollups (day, consumer_id, service_id, api_key_id, price_version_id, tier, status, currency,
+        requests, duration_ms, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, total_tokens,
+        cost_amount)
+    SELECT (hour AT TIME ZONE 'UTC')::date, consumer_id, service_id, api_key_id, price_version_id, tier, status,
+        currency, sum(requests), sum(duration_ms), sum(prompt_tokens), 0, 0, 0, sum(total_tokens), sum(cost_amount)
+    FROM usage_rollups GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
+
+    ANALYZE quota_periods; ANALYZE usage_daily_rollups; ANALYZE api_keys;
 """  # noqa: S608 - constants  # nosec B608
 
 

@@ -1,7 +1,8 @@
 """Ledger, rollups and quota periods, compared in one moment by service and consumer; and who of them is at fault.
 
-The three are written in one transaction, so in one moment they agree exactly. Where one disagrees with the other two,
-it is the one that is wrong; a row of the ledger that contradicts itself is wrong whatever the others say.
+Rollups are by hour and by day. All are written in one transaction, so in one moment they agree exactly. Where one
+disagrees with the other two, it is the one that is wrong; a row of the ledger that contradicts itself is wrong whatever
+the others say.
 """
 
 import datetime as dt
@@ -33,7 +34,7 @@ def _sums(requests: str) -> str:
 
 
 _COLUMNS = [f"{name}_{kind}" for kind in _KINDS for name in "ntc"]
-_BOTH = ", ".join(f"coalesce({book}.{column}, 0)" for book in "lr" for column in _COLUMNS)
+_ALL = ", ".join(f"coalesce({book}.{column}, 0)" for book in "lrd" for column in _COLUMNS)
 _SUMS = f"""
     WITH ledger AS (
         SELECT date_trunc('month', "timestamp" AT TIME ZONE 'UTC')::date AS month, consumer_id, service_id, currency,
@@ -43,16 +44,20 @@ _SUMS = f"""
         SELECT date_trunc('month', hour AT TIME ZONE 'UTC')::date AS month, consumer_id, service_id, currency,
             {_sums("sum(requests)")}
         FROM usage_rollups WHERE hour >= %(start)s AND hour < %(end)s GROUP BY 1, 2, 3, 4
+    ), daily AS (
+        SELECT date_trunc('month', day)::date AS month, consumer_id, service_id, currency, {_sums("sum(requests)")}
+        FROM usage_daily_rollups WHERE day >= %(start)s::date AND day < %(end)s::date GROUP BY 1, 2, 3, 4
     ), pairs AS (
-        SELECT month, consumer_id, service_id, currency, {_BOTH},
+        SELECT month, consumer_id, service_id, currency, {_ALL},
             sum(coalesce(l.t_usage, 0)) OVER same, sum(coalesce(r.t_usage, 0)) OVER same
         FROM ledger l FULL JOIN rollup r USING (month, consumer_id, service_id, currency)
+            FULL JOIN daily d USING (month, consumer_id, service_id, currency)
         WINDOW same AS (PARTITION BY month, consumer_id, service_id)
     )
     SELECT p.*, coalesce(q.used, 0)
     FROM pairs p LEFT JOIN quota_periods q USING (month, consumer_id, service_id)
     UNION ALL
-    SELECT month, consumer_id, service_id, '', {", ".join(["0"] * 14)}, used
+    SELECT month, consumer_id, service_id, '', {", ".join(["0"] * 20)}, used
     FROM quota_periods q WHERE month >= %(start)s::date AND month < %(end)s::date AND NOT EXISTS (
         SELECT FROM pairs p WHERE (p.month, p.consumer_id, p.service_id) = (q.month, q.consumer_id, q.service_id)
     )
@@ -85,12 +90,12 @@ class Pair:
 
     def __init__(self, row: Sequence[Any]) -> None:
         self.month, self.consumer_id, self.service_id, self.currency = row[:4]
-        self.ledger, self.rollup = tuple(row[4:10]), tuple(row[10:16])
-        self.ledger_tokens, self.rollup_tokens, self.period_tokens = (int(tokens) for tokens in row[16:19])
+        self.ledger, self.rollup, self.daily = tuple(row[4:10]), tuple(row[10:16]), tuple(row[16:22])
+        self.ledger_tokens, self.rollup_tokens, self.period_tokens = (int(tokens) for tokens in row[22:25])
 
     @property
     def agrees(self) -> bool:
-        return self.ledger == self.rollup and self.ledger_tokens == self.period_tokens
+        return self.ledger == self.rollup == self.daily and self.ledger_tokens == self.period_tokens
 
     def difference(self, hours: list[dt.datetime], rows: list[uuid.UUID]) -> Difference:
         return Difference(
@@ -99,7 +104,7 @@ class Pair:
             consumer_id=self.consumer_id,
             service_id=self.service_id,
             ledger={**self._told(self.ledger), "month_tokens": self.ledger_tokens},
-            other={**self._told(self.rollup), "period_tokens": self.period_tokens},
+            other={**self._told(self.rollup), **self._told_of_days(), "period_tokens": self.period_tokens},
             cause=self._cause(hours, rows),
         )
 
@@ -111,11 +116,16 @@ class Pair:
                 told[f"{prefix}cost"] = plain(cost or ZERO)
         return told
 
+    def _told_of_days(self) -> dict[str, Any]:
+        if self.daily == self.rollup:
+            return {}
+        return {f"daily_{name}": told for name, told in self._told(self.daily).items() if name != "currency"}
+
     def _at_fault(self, rows: list[uuid.UUID]) -> str:
         if rows:
             return _Source.LEDGER
         if self.ledger == self.rollup:
-            return _Source.PERIOD
+            return _Source.ROLLUP if self.ledger_tokens == self.period_tokens else _Source.PERIOD
         return _Source.ROLLUP if self.ledger_tokens == self.period_tokens else _Source.LEDGER
 
     def _cause(self, hours: list[dt.datetime], rows: list[uuid.UUID]) -> str:
@@ -123,13 +133,16 @@ class Pair:
         if rows:
             parts.append("rows of the ledger contradict themselves: " + _named(rows))
         elif self.ledger == self.rollup:
-            parts.append("the quota period differs from ledger and rollups")
+            if self.ledger_tokens != self.period_tokens:
+                parts.append("the quota period differs from ledger and rollups")
         elif self.ledger_tokens == self.period_tokens:
             parts.append("the rollups differ from the ledger, which the quota period bears out")
         elif self.rollup_tokens == self.period_tokens:
             parts.append("the ledger differs from rollups and quota period, which agree")
         else:
             parts.append("ledger, rollups and quota period all differ")
+        if self.daily != self.rollup:
+            parts.append("the rollups by day differ from those by hour")
         if hours:
             parts.append("in the hours " + _named(f"{hour:%Y-%m-%d %H}h" for hour in hours))
         return "; ".join(parts)

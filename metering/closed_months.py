@@ -17,7 +17,7 @@ from metering.models import ClosedMonth, UsageRecord
 #: Out of the rollups, which are written with every row and are a fraction of them: writers wait meanwhile.
 _SUMS = """
     SELECT kind, status, currency, sum(requests)::bigint, sum(total_tokens)::bigint, sum(cost_amount)
-    FROM usage_rollups WHERE hour >= %s AND hour < %s AND requests > 0 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    FROM usage_daily_rollups WHERE day >= %s AND day < %s AND requests > 0 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 #: Kind, status, currency; how many rows, their tokens, what they cost.
 Sums = list[tuple[str, str, str, int, int, Decimal]]
@@ -26,7 +26,7 @@ Sums = list[tuple[str, str, str, int, int, Decimal]]
 def sums(at: BaseDatabaseWrapper, month: dt.date) -> Sums:
     """What a month comes to, in the database session ``at``. Whatever is written of the month changes it."""
     with at.cursor() as cursor:
-        cursor.execute(_SUMS, [clock.month_start(month), clock.month_start(clock.next_month(month))])
+        cursor.execute(_SUMS, [month, clock.next_month(month)])
         return list(cursor.fetchall())
 
 

@@ -7,20 +7,19 @@ from decimal import Decimal
 from typing import Any
 
 from django.db.models import F, Q, QuerySet, Sum
-from django.db.models.functions import TruncDay, TruncMonth
+from django.db.models.functions import TruncMonth
 
 from accounts.models import Consumer
 from catalog.models import Service
-from common import clock
 from common.money import ZERO
 from keys.models import ApiKey
-from metering.models import UsageRecord, UsageRollup
+from metering.models import DailyUsageRollup, UsageRecord
 
 MOST_DAYS = 366
 #: Groups that one answer has at most: the dearest ones; totals are of all.
 MOST_ROWS = 500
 #: Groups that are moments, and are told in their order.
-_MOMENTS = {"day": TruncDay, "month": TruncMonth}
+_MOMENTS: dict[str, Any] = {"day": F("day"), "month": TruncMonth("day")}
 _COLUMNS = {
     "consumer": "consumer_id", "service": "service_id", "key": "api_key_id", "tier": "tier_id", "status": "status",
 }  # fmt: skip
@@ -143,17 +142,14 @@ _SUMS = {
 
 def _grouped(question: Question) -> QuerySet[Any, dict[str, Any]]:
     if question.by in _MOMENTS:
-        truncated = _rollups(question).annotate(group=_MOMENTS[question.by]("hour", tzinfo=clock.UTC))
+        truncated = _rollups(question).annotate(group=_MOMENTS[question.by])
     else:
         truncated = _rollups(question).annotate(group=F(_COLUMNS[question.by]))
     return truncated.values("group", "currency").annotate(**_SUMS)
 
 
-def _rollups(question: Question) -> QuerySet[UsageRollup]:
-    found = UsageRollup.objects.order_by().filter(
-        hour__gte=clock.day_start(question.first),
-        hour__lt=clock.day_start(question.last + dt.timedelta(days=1)),
-    )
+def _rollups(question: Question) -> QuerySet[DailyUsageRollup]:
+    found = DailyUsageRollup.objects.order_by().filter(day__gte=question.first, day__lte=question.last)
     if question.consumers is not None:
         found = found.filter(consumer_id__in=question.consumers)
     for column, value in (

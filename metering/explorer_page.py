@@ -153,14 +153,14 @@ def _deeper(form: ExplorerForm, row: Row) -> str | None:
     asked = {name: value for name, value in form.data.items() if name in form.fields and value}
     match form.cleaned_data["by"]:
         case "month":
-            last = clock.next_month(row.id.date()) - dt.timedelta(days=1)
+            last = clock.next_month(row.id) - dt.timedelta(days=1)
             days = {
-                "first": max(row.id.date(), form.cleaned_data["first"]),
+                "first": max(row.id, form.cleaned_data["first"]),
                 "last": min(last, form.cleaned_data["last"]),
             }
             asked |= {**days, "by": "day"}
         case "day":
-            asked |= {"first": row.id.date(), "last": row.id.date(), "by": "consumer"}
+            asked |= {"first": row.id, "last": row.id, "by": "consumer"}
         case "consumer":
             asked |= {"consumer": row.id, "by": "service"}
         case "service":

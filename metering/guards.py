@@ -1,8 +1,8 @@
 """What the database itself refuses about closed months, to raw SQL too.
 
-A closed month's partition of the ledger gets triggers of its own, so rows of open months pay nothing. Rollups and quota
-periods are one table each: their triggers compare a row's time with the end of the last closed month, written into
-the trigger as a constant, which costs a comparison a row and no question.
+A closed month's partition of the ledger gets triggers of its own, so rows of open months pay nothing. Rollups by hour
+and by day and quota periods are one table each: their triggers compare a row's time with the end of the last closed
+month, written into the trigger as a constant, which costs a comparison a row and no question.
 """
 
 import datetime as dt
@@ -16,7 +16,7 @@ from common import clock
 REFUSED = "MC001"
 _FUNCTION = "refuse_change_of_closed_month"
 #: Table → what dates its rows.
-_SUMS = {"usage_rollups": "hour", "quota_periods": "month"}
+_SUMS = {"usage_rollups": "hour", "usage_daily_rollups": "day", "quota_periods": "month"}
 _OF_ROWS = "BEFORE INSERT OR UPDATE OR DELETE"
 
 

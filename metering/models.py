@@ -136,10 +136,9 @@ class ClosedMonth(models.Model):
         return f"{self.month:%Y-%m}"
 
 
-class UsageRollup(models.Model):
-    """Sums over one hour of the ledger, kept in the same transaction that writes the ledger."""
+class UsageSums(models.Model):
+    """What a stretch of the ledger adds up to, kept in the same transaction that writes the ledger."""
 
-    hour = models.DateTimeField()
     kind = models.CharField(
         max_length=20,
         choices=UsageRecord.Kind,
@@ -188,28 +187,49 @@ class UsageRollup(models.Model):
     )
 
     class Meta:
+        abstract = True
+
+
+#: Whose sums they are; with the stretch itself there is one row each.
+OWNERS = ("api_key", "price_version", "tier", "status", "kind", "currency")
+
+
+class UsageRollup(UsageSums):
+    """Sums over one hour of the ledger."""
+
+    hour = models.DateTimeField()
+
+    class Meta:
         db_table = "usage_rollups"
         ordering = ("-hour",)
         constraints = (
             models.UniqueConstraint(
-                fields=(
-                    "consumer",
-                    "service",
-                    "hour",
-                    "api_key",
-                    "price_version",
-                    "tier",
-                    "status",
-                    "kind",
-                    "currency",
-                ),
-                name="one_rollup_per_hour",
+                fields=("consumer", "service", "hour", *OWNERS), name="one_rollup_per_hour"
             ),
         )
         indexes = (models.Index(fields=("service", "hour"), name="idx_rollups_service_hour"),)
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h {self.status}"
+
+
+class DailyUsageRollup(UsageSums):
+    """Sums over one UTC day of the ledger: whatever asks for whole days has a fraction of the rows to read."""
+
+    day = models.DateField()
+
+    class Meta:
+        db_table = "usage_daily_rollups"
+        ordering = ("-day",)
+        constraints = (
+            models.UniqueConstraint(
+                fields=("consumer", "service", "day", *OWNERS), name="one_rollup_per_day"
+            ),
+        )
+        indexes = (models.Index(fields=("service", "day"), name="idx_rollups_service_day"),)
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.status}"
 
 
 class QuotaPeriod(models.Model):

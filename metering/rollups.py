@@ -1,4 +1,4 @@
-"""What lines of the ledger add up to: hourly rollups and monthly quota periods, written by what really changed."""
+"""What lines of the ledger add up to: rollups by hour and by day, and monthly quota periods, by what really changed."""
 
 import datetime as dt
 import io
@@ -23,7 +23,7 @@ SUMS = (
     "requests", "charged", "duration_ms", *TOKEN_COUNTS, "total_tokens", "cost_amount", "upstream_requests",
     "upstream_amount",
 )  # fmt: skip
-_OWNERS = "consumer_id, service_id, hour, api_key_id, price_version_id, tier, status, kind, currency"
+_OWNERS = "consumer_id, service_id, {stretch}, api_key_id, price_version_id, tier, status, kind, currency"
 _CREATE = f"""
     CREATE TEMP TABLE IF NOT EXISTS staged_sums (
         service_id uuid, consumer_id uuid, api_key_id uuid, price_version_id uuid, tier varchar(50),
@@ -32,11 +32,21 @@ _CREATE = f"""
     ) ON COMMIT DELETE ROWS
 """
 # Rows in key order, so that two writers that meet wait for each other and never in a circle.
-_UPSERT_ROLLUPS = f"""
-    INSERT INTO usage_rollups AS r ({_OWNERS}, {", ".join(SUMS)})
-    SELECT {_OWNERS}, {", ".join(SUMS)} FROM staged_sums ORDER BY {_OWNERS}
+_UPSERT = f"""
+    INSERT INTO {{table}} AS r ({_OWNERS}, {", ".join(SUMS)})
+    SELECT {_OWNERS}, {", ".join(SUMS)} FROM ({{staged}}) AS staged ORDER BY {_OWNERS}
     ON CONFLICT ({_OWNERS}) DO UPDATE SET {", ".join(f"{name} = r.{name} + EXCLUDED.{name}" for name in SUMS)}
 """  # noqa: S608 - constants  # nosec B608
+_UPSERT_HOURS = _UPSERT.format(table="usage_rollups", stretch="hour", staged="SELECT * FROM staged_sums")
+_UPSERT_DAYS = _UPSERT.format(
+    table="usage_daily_rollups",
+    stretch="day",
+    staged=f"""
+        SELECT consumer_id, service_id, (hour AT TIME ZONE 'UTC')::date AS day, api_key_id, price_version_id, tier,
+            status, kind, currency, {", ".join(f"sum({name}) AS {name}" for name in SUMS)}
+        FROM staged_sums GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+    """,  # noqa: S608 - constants  # nosec B608
+)
 # ``granted`` is the limit that the line which came last was let in under. Quotas know nothing of corrections.
 _UPSERT_PERIODS = """
     INSERT INTO quota_periods AS p (consumer_id, service_id, month, used, granted)
@@ -112,7 +122,8 @@ class Deltas:
             cursor.execute("DELETE FROM staged_sums")
             with connection.wrap_database_errors:
                 cursor.copy_expert("COPY staged_sums FROM STDIN", io.StringIO(text))
-            cursor.execute(_UPSERT_ROLLUPS)
+            cursor.execute(_UPSERT_HOURS)
+            cursor.execute(_UPSERT_DAYS)
             cursor.execute(_UPSERT_PERIODS)
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from django.db import connection
 
-from common import clock
-
 #: Consumer, period (``202511`` or ``20251125``), and field, amount, field, amount …, as a ``spent_key`` has them.
 Spent = tuple[str, str, list[str]]
 
@@ -15,10 +13,10 @@ Spent = tuple[str, str, list[str]]
 _SPENT = """
     WITH used AS MATERIALIZED (
         SELECT r.consumer_id, r.service_id, k.lineage, r.currency,
-            to_char(r.hour AT TIME ZONE 'UTC', %(period)s) AS period, sum(r.total_tokens) AS tokens,
+            to_char(r.day, %(period)s) AS period, sum(r.total_tokens) AS tokens,
             sum(r.cost_amount) AS cost
-        FROM usage_rollups AS r JOIN api_keys AS k ON k.id = r.api_key_id
-        WHERE r.kind = 'usage' AND r.consumer_id = ANY(%(consumers)s::uuid[]) AND r.hour >= %(since)s
+        FROM usage_daily_rollups AS r JOIN api_keys AS k ON k.id = r.api_key_id
+        WHERE r.kind = 'usage' AND r.consumer_id = ANY(%(consumers)s::uuid[]) AND r.day >= %(since)s
         GROUP BY 1, 2, 3, 4, 5
     ), amounts AS (
         SELECT consumer_id, period, 't:' || lineage AS field, sum(tokens) AS amount FROM used
@@ -50,7 +48,7 @@ def _spent(consumers: Sequence[str], period: str, since: dt.date, *, with_tokens
     wanted: dict[str, Any] = {
         "period": period,
         "consumers": list(consumers),
-        "since": clock.day_start(since),
+        "since": since,
         "with_tokens": with_tokens,
     }
     with connection.cursor() as cursor:

@@ -9,7 +9,7 @@ from django.db.models import Q, QuerySet, Sum
 
 from common import clock
 from common.money import ZERO
-from metering.models import UsageRecord, UsageRollup
+from metering.models import DailyUsageRollup, UsageRecord
 
 MOST_DAYS = 366
 #: Corrections change what was used and what it cost, not how many calls there were, nor how those went.
@@ -21,7 +21,7 @@ _SETTLED = _CALLS & ~Q(status=UsageRecord.Status.UNSETTLED)
 class UsageStatistics:
     """Sums over ``[period_start, period_end)``, whole UTC days.
 
-    ``total_cost`` is exact, in ``currency`` (of the latest call; None where there was none).
+    ``total_cost`` is exact, in ``currency`` (of the latest day's calls; None where there were none).
     ``avg_latency_ms`` and ``error_rate`` leave out what is ``unsettled``; both are 0 where nothing is left.
     """
 
@@ -41,14 +41,14 @@ def usage_statistics(*, consumer_id: uuid.UUID, service_id: uuid.UUID, days: int
         raise ValueError(f"days must lie between 1 and {MOST_DAYS}")
     end = clock.now().replace(hour=0, minute=0, second=0, microsecond=0) + dt.timedelta(days=1)
     start = end - dt.timedelta(days=days)
-    rollups = UsageRollup.objects.filter(
-        consumer_id=consumer_id, service_id=service_id, hour__gte=start, hour__lt=end
+    rollups = DailyUsageRollup.objects.filter(
+        consumer_id=consumer_id, service_id=service_id, day__gte=start.date(), day__lt=end.date()
     )
     return _statistics(rollups, start, end)
 
 
-def _statistics(rollups: QuerySet[UsageRollup], start: dt.datetime, end: dt.datetime) -> UsageStatistics:
-    currency = rollups.order_by("-hour", "-id").values_list("currency", flat=True).first()
+def _statistics(rollups: QuerySet[DailyUsageRollup], start: dt.datetime, end: dt.datetime) -> UsageStatistics:
+    currency = rollups.order_by("-day", "-id").values_list("currency", flat=True).first()
     sums = rollups.aggregate(
         calls=Sum("requests", default=0, filter=_CALLS),
         tokens=Sum("total_tokens", default=0),

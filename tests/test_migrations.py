@@ -65,7 +65,9 @@ def test_migrations_run_forwards_backwards_and_forwards_again(empty_database: st
     back = "from django.core.management import call_command\n" + "\n".join(
         f"call_command('migrate', '{label}', 'zero', verbosity=0)" for label in own_apps()
     )
-    manage("shell", "--no-imports", "--command", back, env=migrate)  # one process: each takes seconds to start
+    manage(
+        "shell", "--no-imports", "--command", back, env=migrate
+    )  # one process: each takes seconds to start
     assert tables(empty_database) - tables_of_others() == {"django_migrations"}
     manage("migrate", "--noinput", env=migrate)
     assert tables(empty_database) == complete

@@ -17,9 +17,10 @@ from common import clock
 from consumption import quota_reading
 from keys.models import ApiKey
 from metering import shards
-from metering.models import QuotaPeriod, UsageRollup
+from metering.models import QuotaPeriod
 from tests.api import anonymous, exact, refusal, signed_in, with_key
 from tests.factories import make_consumer, make_entitlement, make_key, make_member, make_service, make_tier
+from tests.rollups import make_rollup
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("config.urls")]
 
@@ -206,8 +207,8 @@ def test_without_valkey_the_ledger_answers(valkey_away: None) -> None:
 
 def roll_up(key: ApiKey, hour: dt.datetime, **sums: Any) -> None:
     assert key.service is not None
-    UsageRollup.objects.create(
-        hour=hour,
+    make_rollup(
+        hour,
         consumer=key.consumer,
         service=key.service,
         api_key=key,

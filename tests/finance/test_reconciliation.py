@@ -13,7 +13,7 @@ from common.ids import uuid7
 from finance import reconciliation
 from finance.models import Difference, ExportJob, Reconciliation
 from finance.tasks import reconcile_books
-from metering.models import ClosedMonth, QuotaPeriod, UsageRecord, UsageRollup
+from metering.models import ClosedMonth, DailyUsageRollup, QuotaPeriod, UsageRecord, UsageRollup
 from quotas import sync
 from tests import factories
 from tests.console import console, operator
@@ -85,6 +85,14 @@ def test_a_rollup_changed_by_hand_is_named(books: Market) -> None:
     (found,) = differences()
     assert (found.source, found.consumer_id) == (Difference.Source.ROLLUP, books.consumer.id)
     assert (found.ledger["tokens"], found.other["tokens"], found.other["period_tokens"]) == (90, 91, 90)
+
+
+def test_a_day_changed_by_hand_is_named(books: Market) -> None:
+    DailyUsageRollup.objects.filter(consumer=books.consumer).update(total_tokens=91)
+    (found,) = differences()
+    assert (found.source, found.consumer_id) == (Difference.Source.ROLLUP, books.consumer.id)
+    assert (found.other["tokens"], found.other["daily_tokens"]) == (90, 91)
+    assert "by day" in found.cause
 
 
 def test_a_quota_period_changed_or_made_up_is_named(books: Market) -> None:

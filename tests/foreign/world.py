@@ -15,11 +15,12 @@ from common import clock
 from consumption.models import IdempotencyClaim
 from finance.models import ExportJob, Reconciliation
 from keys.models import KeyNotice
-from metering.models import QuotaPeriod, UsageRollup
+from metering.models import QuotaPeriod
 from policy.models import Policy, PolicyViolation
 from quotas.models import BudgetNotice, QuotaDrift
 from tests import factories
 from tests.ledger_rows import Calls
+from tests.rollups import make_rollup
 
 #: Tables whose rows are everybody's to name.
 PUBLIC = (Tier, Policy)
@@ -50,10 +51,10 @@ class Other:
         month = clock.now().date().replace(day=1)
         QuotaPeriod.objects.create(**of_both, month=month, used=15)
         QuotaDrift.objects.create(**of_both, month=month, counter=16, ledger=15, reason="a test")
-        UsageRollup.objects.create(
+        make_rollup(
+            clock.now().replace(minute=0, second=0, microsecond=0),
             **of_both,
             api_key=self.key,
-            hour=clock.now().replace(minute=0, second=0, microsecond=0),
             price_version=self.hidden.price_versions.get(),
             tier=self.key.tier,
             status="success",

@@ -27,7 +27,7 @@ from common.ids import uuid7
 from keys.models import ApiKey
 from metering import drain, journal, shards
 from metering.drain import Drain
-from metering.models import DeadLetter, QuotaPeriod, UsageRecord, UsageRollup
+from metering.models import DailyUsageRollup, DeadLetter, QuotaPeriod, UsageRecord, UsageRollup
 from tests import factories
 from tests.harness.servers import ROOT
 from tests.harness.waiting import wait_for
@@ -152,12 +152,10 @@ class Market:
         by = ("consumer_id", "service_id")
         usage = UsageRecord.objects.filter(kind="usage")
         ledger = sums(usage.values(*by).annotate(n=Count("id"), t=Sum("total_tokens"), c=Sum("cost_amount")))
-        rollups = sums(
-            UsageRollup.objects.filter(kind="usage")
-            .values(*by)
-            .annotate(n=Sum("requests"), t=Sum("total_tokens"), c=Sum("cost_amount"))
-        )
-        assert ledger == rollups
+        for rollups in (UsageRollup, DailyUsageRollup):
+            found = rollups.objects.filter(kind="usage").values(*by)
+            added = found.annotate(n=Sum("requests"), t=Sum("total_tokens"), c=Sum("cost_amount"))
+            assert ledger == sums(added), rollups
         periods = QuotaPeriod.objects.values(*by).annotate(t=Sum("used"))
         assert {(row["consumer_id"], row["service_id"]): row["t"] for row in periods} == {
             pair: row[1] for pair, row in ledger.items()

@@ -216,6 +216,12 @@ OF_THE_CLOSED = {
     "rollup inserted": "INSERT INTO usage_rollups SELECT (jsonb_populate_record(r, jsonb_build_object("
     "'id', 0, 'hour', '{moment}'::timestamptz))).* FROM usage_rollups r WHERE hour >= '{end}'",
     "rollups emptied": "TRUNCATE usage_rollups",
+    "day": "UPDATE usage_daily_rollups SET requests = 9 WHERE day < '{end}'",
+    "day moved in": "UPDATE usage_daily_rollups SET day = '{moment}' WHERE day >= '{end}'",
+    "day deleted": "DELETE FROM usage_daily_rollups WHERE day < '{end}'",
+    "day inserted": "INSERT INTO usage_daily_rollups SELECT (jsonb_populate_record(r, jsonb_build_object("
+    "'id', 0, 'day', '{moment}'::date))).* FROM usage_daily_rollups r WHERE day >= '{end}'",
+    "days emptied": "TRUNCATE usage_daily_rollups",
     "quota period": "UPDATE quota_periods SET used = 0 WHERE month < '{end}'",
     "quota period deleted": "DELETE FROM quota_periods WHERE month < '{end}'",
     "quota periods emptied": "TRUNCATE quota_periods",
@@ -256,6 +262,7 @@ def test_the_open_month_stays_open(words: dict[str, str]) -> None:
     for statement in (
         "UPDATE usage_records SET duration_ms = 9 WHERE NOT {closed}",
         "UPDATE usage_rollups SET duration_ms = 9 WHERE hour >= '{end}'",
+        "UPDATE usage_daily_rollups SET duration_ms = 9 WHERE day >= '{end}'",
         "UPDATE quota_periods SET granted = 9 WHERE month >= '{end}'::date",
     ):
         assert refusal(statement.format(**words)) == ""

@@ -17,6 +17,7 @@ from metering.models import UsageRecord, UsageRollup
 from tests import factories
 from tests.console import console, operator
 from tests.ledger_rows import Calls
+from tests.rollups import make_rollup
 
 pytestmark = pytest.mark.django_db
 URL = "/admin/metering/usagerollup/explore/"
@@ -27,9 +28,9 @@ def rolled(
     calls: Calls, at: dt.datetime, *, requests: int = 1, tokens: int = 15, **fields: Any
 ) -> UsageRollup:
     key = calls.key
-    return UsageRollup.objects.create(
+    return make_rollup(
+        at.replace(minute=0, second=0, microsecond=0),
         **{
-            "hour": at.replace(minute=0, second=0, microsecond=0),
             "consumer_id": key.consumer_id,
             "service": calls.service,
             "api_key": key,
@@ -42,7 +43,7 @@ def rolled(
             "total_tokens": tokens,
             "cost_amount": Decimal(tokens) / 10_000,
             **fields,
-        }
+        },
     )
 
 

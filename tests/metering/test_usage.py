@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from common import clock
-from metering.models import UsageRollup
 from metering.usage import usage_statistics
+from tests.rollups import make_rollup
 
 CONSUMER, SERVICE = uuid.uuid4(), uuid.uuid4()
 NOW = dt.datetime(2026, 3, 15, 13, 30, tzinfo=dt.UTC)
@@ -30,7 +30,7 @@ def rollup(hour: dt.datetime, status: str = "success", **fields: Any) -> None:
         "currency": "USD",
         "requests": 1,
     }
-    UsageRollup.objects.create(hour=hour, status=status, **(defaults | fields))
+    make_rollup(hour, status=status, **(defaults | fields))
 
 
 def hours_ago(hours: int) -> dt.datetime:
