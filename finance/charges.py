@@ -186,10 +186,12 @@ def _of_month(calls: Sequence[Use], lines: Mapping[str, Sequence[ChargeLine]]) -
         return
     last = charged[-1]
     price, currency = last.price, last.price.currency
-    fee = ChargeLine(Category.FEE, currency, "month", _ONE, price.fee, last.service_id, last.price_version_id)
-    if price.fee:
-        yield fee
+    # Before anything is yielded: whoever takes the lines adds them to ``lines``.
     used = total_of(line for line in lines.get(currency, ()) if line.category is not Category.CORRECTION)
+    if price.fee:
+        yield ChargeLine(
+            Category.FEE, currency, "month", _ONE, price.fee, last.service_id, last.price_version_id
+        )
     missing = EXACT.subtract(price.least, EXACT.add(used, price.fee))
     if price.least and missing > 0:
         yield ChargeLine(

@@ -119,6 +119,12 @@ def test_a_least_amount_is_made_up_for_and_only_then() -> None:
     assert month(use(pricing, Tokens(3_000_000))).total == 7
 
 
+def test_a_fee_counts_towards_the_least_amount_once() -> None:
+    found = month(use({**PLAN, "minimum_per_month": "25"}, Tokens(prompt=1_500_000)))
+    assert told(found)[2:] == [("fee", "month", "1 * 20", "20"), ("minimum", "month", "1 * 4.000000", "4")]
+    assert found.total == Decimal("25.00")
+
+
 def test_where_no_call_was_charged_nothing_is_owed() -> None:
     assert charges([use(PLAN, Tokens(), requests=0)]) == []
     assert charges([]) == []
