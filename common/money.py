@@ -23,6 +23,12 @@ def plain(amount: Decimal) -> str:
     return "0" if text in {"-0", ""} else text
 
 
+def grouped(amount: Decimal) -> str:
+    """``plain`` with a comma between thousands, for people."""
+    whole, point, part = plain(amount).partition(".")
+    return f"{int(whole):,}{point}{part}" if abs(amount) >= 1 else plain(amount)
+
+
 def nano(amount: Decimal) -> int:
     """The amount in whole nano-units, rounded up."""
     with localcontext() as context:

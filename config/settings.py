@@ -326,6 +326,10 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    # A refusal is an answer, not an event; /metrics counts them.
-    "loggers": {"django.request": {"level": "CRITICAL"}},
+    "loggers": {
+        # A refusal is an answer, not an event; /metrics counts them.
+        "django.request": {"level": "CRITICAL"},
+        # It tells of every letter that it takes out of a font.
+        "fontTools": {"level": "WARNING"},
+    },
 }

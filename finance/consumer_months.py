@@ -2,7 +2,7 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -21,16 +21,16 @@ _BY = ("consumer_id", "service_id", "price_version_id", "currency", "kind")
 
 def charges_of(consumer_id: uuid.UUID, month: dt.date) -> list[Charges]:
     """What a UTC month of one consumer comes to, by currency. ``month``: its first day."""
-    return [found for _, uses in uses_of(month, consumer_id=consumer_id) for found in charges(uses)]
+    return [found for _, uses in uses_of(month, consumers=[consumer_id]) for found in charges(uses)]
 
 
 def uses_of(
-    month: dt.date, *, consumer_id: uuid.UUID | None = None, service_id: uuid.UUID | None = None
+    month: dt.date, *, consumers: Collection[uuid.UUID] | None = None, service_id: uuid.UUID | None = None
 ) -> Iterator[tuple[uuid.UUID, list[Use]]]:
     """Each consumer that used something in a month, and what, prices in the order in which they began to hold."""
     whose = Q()
-    if consumer_id is not None:
-        whose &= Q(consumer_id=consumer_id)
+    if consumers is not None:
+        whose &= Q(consumer_id__in=consumers)
     if service_id is not None:
         whose &= Q(service_id=service_id)
     rows = _sums(month, whose)

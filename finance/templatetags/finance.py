@@ -1,14 +1,22 @@
 """What pages of the console show of finance."""
 
+from decimal import Decimal
 from typing import Any
 
 from django import template
 
-from common.money import plain
+from common.money import grouped, minor_units, plain
 from finance import reconciliation
 
 register = template.Library()
 register.filter("plain", plain)
+register.filter("grouped", grouped)
+
+
+@register.filter
+def money(amount: Decimal, currency: str) -> str:
+    """What is payable, with all digits of its currency's smallest unit."""
+    return f"{amount:,.{minor_units(currency)}f}"
 
 
 @register.inclusion_tag("finance/reconciliation_line.html", takes_context=True)

@@ -1,6 +1,7 @@
 """Every page of the console, in every role, for staff without one, for a member, and for nobody."""
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django_celery_beat import models as beat
 
+from accounts.models import Consumer
 from accounts.roles import ROLES
 from analytics.models import AnalyticsEvent, AnalyticsPosition, SourcePosition
 from common import clock
@@ -70,6 +72,8 @@ LIBRARIES = {
     "django_celery_beat.intervalschedule": "vacd", "django_celery_beat.periodictask": "vacd",
     "django_celery_beat.solarschedule": "vacd",
 }  # fmt: skip
+#: Who may read usage and what it costs.
+READERS = {"super_admin", "admin", "approver", "finance", "viewer"}
 #: Pages that only some models have: who may open them.
 MORE: dict[str, set[str]] = {
     "accounts.user:auth_user_password_change": {"super_admin", "admin"},
@@ -78,22 +82,23 @@ MORE: dict[str, set[str]] = {
     "finance.reconciliation:finance_reconciliation_now": {"super_admin", "finance"},
     "keys.apikey:keys_apikey_revoke": {"super_admin", "admin"},
     "keys.apikey:keys_apikey_rotate": {"super_admin", "admin"},
-    "metering.usagerollup:metering_usagerollup_explore": {
-        "super_admin",
-        "admin",
-        "approver",
-        "finance",
-        "viewer",
-    },
+    "metering.usagerollup:metering_usagerollup_explore": READERS,
+    "metering.closedmonth:finance_statements": READERS,
+    "metering.closedmonth:finance_statement": READERS,
+    "metering.closedmonth:finance_statement_pdf": READERS,
     "metering.closedmonth:metering_closedmonth_close": {"super_admin", "finance"},
     "metering.usagerecord:metering_usagerecord_correct": {"super_admin", "finance"},
-    "catalog.priceversion:finance_price_preview": {"super_admin", "admin", "approver", "finance", "viewer"},
+    "catalog.priceversion:finance_price_preview": READERS,
     "metering.usagerecord:metering_usagerecord_export": {"super_admin", "admin", "finance"},
 }
 
 
 #: Where a page is not about a row of its model.
-OTHER_ARGUMENTS = {"metering_closedmonth_close": [2020, 2]}
+OTHER_ARGUMENTS: dict[str, Callable[[Rows], list[Any]]] = {
+    "metering_closedmonth_close": lambda rows: [2020, 2],
+    "finance_statement": lambda rows: [2020, 2, rows[Consumer].pk],
+    "finance_statement_pdf": lambda rows: [2020, 2, rows[Consumer].pk],
+}
 
 
 @pytest.fixture
@@ -179,7 +184,8 @@ def more_pages(rows: Rows) -> dict[str, str]:
         usual = {start + name for name in ("changelist", "add", "change", "delete", "history")}
         for pattern in page.get_urls():
             if pattern.name and pattern.name not in usual:
-                args = OTHER_ARGUMENTS.get(pattern.name, [rows[model].pk])
+                about = OTHER_ARGUMENTS.get(pattern.name)
+                args = about(rows) if about else [rows[model].pk]
                 found[f"{label}:{pattern.name}"] = reverse(
                     f"admin:{pattern.name}", args=args if "<" in str(pattern.pattern) else []
                 )
