@@ -46,7 +46,14 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stu
             raise forms.ValidationError("The range ends too late.")
         if first and midnight(first) >= clock.now():
             raise forms.ValidationError("The range has not begun yet.")
+        if first and last and cleaned.get("format") == ExportJob.Format.STATEMENTS:
+            _require_whole_months(first, last)
         return cleaned
+
+
+def _require_whole_months(first: dt.date, last: dt.date) -> None:
+    if not exports.are_whole_months(midnight(first), midnight(last + dt.timedelta(days=1))):
+        raise forms.ValidationError("Statements are of whole months (UTC) that are over.")
 
 
 def midnight(day: dt.date) -> dt.datetime:

@@ -33,7 +33,12 @@ def uses_of(
         whose &= Q(consumer_id__in=consumers)
     if service_id is not None:
         whose &= Q(service_id=service_id)
-    rows = _sums(month, whose)
+    yield from by_consumer(_sums(month, whose))
+
+
+def by_consumer(rows: list[dict[str, Any]]) -> Iterator[tuple[uuid.UUID, list[Use]]]:
+    """The same of sums that somebody else asked for, all of one month: what ``_BY`` names, tokens by kind, ``requests``
+    (those that are charged) and ``cost``."""
     prices = _prices({row["price_version_id"] for row in rows})
     rows.sort(key=lambda row: (row["consumer_id"], prices[row["price_version_id"]][0], _is_correction(row)))
     for consumer, of_consumer in groupby(rows, key=itemgetter("consumer_id")):

@@ -45,9 +45,9 @@ def redeem(token: str, *, user: User, part: str = "file", address: str | None = 
         after={"part": part},
         address=address,
     )
-    return Download(
-        path, f"usage_{job.start:%Y-%m-%d}_{job.end:%Y-%m-%d}_{str(job.id)[:8]}{_ending(part, file)}"
-    )
+    what = "statements" if job.format == ExportJob.Format.STATEMENTS else "usage"
+    name = f"{what}_{job.start:%Y-%m-%d}_{job.end:%Y-%m-%d}_{str(job.id)[:8]}"
+    return Download(path, name + _ending(part, file))
 
 
 def _ending(part: str, file: Path) -> str:

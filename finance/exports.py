@@ -50,9 +50,17 @@ def order(
     end = min(end, clock.now())
     if start >= end:
         raise RangeRefused
+    if format == ExportJob.Format.STATEMENTS and not are_whole_months(start, end):
+        raise RangeRefused("statements are of whole UTC months that are over")
     job = ExportJob.objects.create(format=format, start=start, end=end, consumer=consumer, ordered_by=actor)
     _tell(job, "export.ordered", actor, address)
     return job
+
+
+def are_whole_months(start: dt.datetime, end: dt.datetime) -> bool:
+    """Whether a range begins with a UTC month, ends with one, and is over."""
+    ends = [clock.month_start(clock.month_of(moment)) == moment for moment in (start, end)]
+    return all(ends) and end <= clock.now()
 
 
 @transaction.atomic

@@ -41,6 +41,7 @@ class ExportJob(models.Model):
         PARQUET = "parquet", "Parquet"
         FOCUS_1_4 = "focus-1.4", "FOCUS 1.4 (CSV)"
         FOCUS_1_2 = "focus-1.2", "FOCUS 1.2 (CSV)"
+        STATEMENTS = "statements", "Statements (ZIP of PDFs)"
 
     class State(models.TextChoices):
         QUEUED = "queued"

@@ -108,11 +108,17 @@ class Summary:
 
 def statement(consumer: Consumer, month: dt.date) -> Statement:
     """Of a UTC month, named by its first day."""
-    found = charges_of(consumer.id, month)
+    return statement_of(consumer.id, consumer.name, month, charges_of(consumer.id, month))
+
+
+def statement_of(
+    consumer_id: uuid.UUID, consumer: str, month: dt.date, found: Sequence[Charges]
+) -> Statement:
+    """Of what was charged already."""
     names = _Names(line for each in found for line in each.lines)
     return Statement(
-        consumer_id=consumer.id,
-        consumer=consumer.name,
+        consumer_id=consumer_id,
+        consumer=consumer,
         month=month,
         is_final=ClosedMonth.objects.filter(month=month).exists(),
         made_at=clock.now(),

@@ -28,6 +28,7 @@ _MODULES = {
     ExportJob.Format.PARQUET: "parquet",
     ExportJob.Format.FOCUS_1_4: "focus_csv",
     ExportJob.Format.FOCUS_1_2: "focus_csv",
+    ExportJob.Format.STATEMENTS: "statements_zip",
 }
 
 

@@ -1,0 +1,101 @@
+"""Statements of whole months as one file: the ledger to the last digit, and nothing of half a month."""
+
+import csv
+import datetime as dt
+import io
+import json
+import zipfile
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pypdf import PdfReader
+
+from common import clock
+from finance import exports, statement_pdf
+from finance.charges import sum_of
+from finance.errors import RangeRefused
+from finance.models import ExportJob
+from finance.statements import Statement
+from finance.tasks import run_export
+from metering import partitions
+from tests import factories
+from tests.console import console, operator
+from tests.ledger_rows import Calls
+
+COSTS = ("0.0015", "0.000000000000000001", "12345678901234567890.123456789012345678")
+LAST, THIS = (dt.datetime(2024, month, 1, tzinfo=clock.UTC) for month in (2, 3))
+
+
+def ordered(start: dt.datetime = LAST, end: dt.datetime = THIS) -> ExportJob:
+    return exports.order(format="statements", start=start, end=end, actor="anna")
+
+
+@pytest.fixture
+def ledger(committed: None) -> Calls:
+    """Two consumers' calls of February, one of them in its last millisecond, and one of March."""
+    partitions.make([LAST.date(), THIS.date()])
+    calls = Calls(factories.make_service())
+    other = Calls(calls.service, factories.make_consumer("=cmd|'"))
+    for cost in COSTS:
+        calls.record(at=LAST + dt.timedelta(hours=1), cost=cost)
+    other.record(at=THIS - dt.timedelta(milliseconds=1), cost="7")
+    calls.record(at=THIS, cost="1")
+    return calls
+
+
+def test_every_consumer_has_a_statement_and_their_list_adds_up_to_the_ledger(ledger: Calls) -> None:
+    job = ordered()
+    run_export(str(job.id))
+    job.refresh_from_db()
+    assert (job.state, job.rows_done) == (ExportJob.State.DONE, 4)
+    file = exports.file_of(job)
+    assert file is not None
+    assert job.manifest is not None
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+        rows = list(csv.DictReader(io.StringIO(archive.read("statements.csv").decode())))
+        assert {*archive.namelist()} == {"statements.csv", *(row["file"] for row in rows)}
+        texts = [PdfReader(io.BytesIO(archive.read(row["file"]))).pages[0].extract_text() for row in rows]
+    assert len(rows) == 2
+    assert {row["month"] for row in rows} == {f"{LAST:%Y-%m}"}
+    assert sum_of(Decimal(row["recorded"]) for row in rows) == Decimal(job.manifest["totals"]["USD"])
+    payable = {row["consumer_id"]: row["payable"] for row in rows}
+    assert payable[str(ledger.key.consumer_id)] == "12345678901234567890.12"
+    assert {row["consumer"] for row in rows} == {ledger.key.consumer.name, "'=cmd|'"}
+    # A cell may take two lines for as much.
+    assert "12,345,678,901,234,567,890.12USD" in "".join("".join(texts).split())
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(LAST + dt.timedelta(days=1), THIS), (LAST, THIS - dt.timedelta(days=1)), (LAST, THIS.replace(year=8000))],
+)  # fmt: skip
+@pytest.mark.django_db
+def test_half_a_month_has_no_statement(start: dt.datetime, end: dt.datetime) -> None:
+    with pytest.raises(RangeRefused):
+        ordered(start, end)
+    days = {"first": f"{start:%Y-%m-%d}", "last": f"{end - dt.timedelta(days=1):%Y-%m-%d}"}
+    client = console(operator("finance"))
+    answer = client.post("/admin/finance/exportjob/add/", {"format": "statements", **days})
+    assert "Statements are of whole months" in answer.content.decode()
+    assert not ExportJob.objects.exists()
+
+
+def test_one_that_is_cancelled_meanwhile_leaves_nothing(
+    ledger: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ordered()
+    render = statement_pdf.render
+
+    def cancelled_meanwhile(found: Statement) -> bytes:
+        exports.cancel(job, actor="anna")
+        return render(found)
+
+    monkeypatch.setattr(exports, "_TELL_EVERY", 0)
+    monkeypatch.setattr(statement_pdf, "render", cancelled_meanwhile)
+    run_export(str(job.id))
+    job.refresh_from_db()
+    assert job.state == ExportJob.State.CANCELLED
+    assert not Path(job.folder).exists()
+    assert json.dumps(job.manifest) == "null"
