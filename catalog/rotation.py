@@ -13,10 +13,16 @@ from common.sealing import Unsealable, reseal
 log = logging.getLogger(__name__)
 
 #: Whatever is sealed and kept in PostgreSQL: what a row is called, its table and its column.
-SEALED: tuple[tuple[str, type[models.Model], str], ...] = (
+#: Apps above this one add their own (``also``).
+SEALED: list[tuple[str, type[models.Model], str]] = [
     ("the credential of endpoint", Endpoint, "credential"),
     ("authenticator", Authenticator, "sealed"),
-)
+]
+
+
+def also(name: str, model: type[models.Model], column: str) -> None:
+    """What else is sealed. Called once, when an app is ready."""
+    SEALED.append((name, model, column))
 
 
 @dataclass(frozen=True, slots=True)

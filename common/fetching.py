@@ -1,4 +1,5 @@
-"""Fetching a small document from a server of others, bounded in bytes and in time, DNS and TLS included.
+"""Fetching a small document from a server of others, or giving it a file; bounded in bytes and in time, DNS and TLS
+included.
 
 Who is connected to is an address that was judged, resolved once (``common.upstream_networks``): over TLS any that an
 upstream may have, without it only those in ``UPSTREAM_ALLOWED_NETWORKS``. Redirects lead nowhere, and no proxy that the
@@ -11,8 +12,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 from common.upstream_networks import addresses_of, is_listed, may_connect
@@ -38,6 +40,21 @@ def fetch(url: str, *, most_bytes: int, seconds: float) -> bytes:
     if time.monotonic() >= deadline:
         raise NotFetched("the server takes too long")
     return body
+
+
+def put(url: str, file: BinaryIO, *, headers: Mapping[str, str], seconds: float) -> None:
+    """Give a file, whose length is in the headers, to a server that answers 200. Raises ``NotFetched``, after
+    ``seconds`` at the latest; the server may have taken the file then."""
+    deadline = time.monotonic() + seconds
+    try:
+        parts = _split(url)
+        with _connected(parts, deadline) as connection, _cut_at(deadline, connection.sock):
+            connection.request("PUT", parts.path or "/", body=file, headers=dict(headers))
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise NotFetched(f"the server answers {answer.status}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotFetched(f"the server does not answer as it should ({type(error).__name__})") from error
 
 
 def _split(url: str) -> SplitResult:

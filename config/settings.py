@@ -165,6 +165,7 @@ CELERY_BEAT_SCHEDULE = {
     },
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
     "resume-exports": {"task": "finance.tasks.resume_exports", "schedule": timedelta(minutes=1)},
+    "send-reports": {"task": "finance.tasks.send_reports", "schedule": timedelta(minutes=5)},
     "reconcile-books": {"task": "finance.tasks.reconcile_books", "schedule": timedelta(minutes=5)},
 }
 

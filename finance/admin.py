@@ -22,9 +22,13 @@ from finance.errors import DownloadRefused
 from finance.models import Difference, ExportJob, Reconciliation
 from finance.periods_admin import ClosedMonthAdmin, GatewayAdmin
 from finance.price_admin import PreviewedPriceVersionAdmin
+from finance.reports_admin import ReportDeliveryAdmin, ReportScheduleAdmin
 from finance.tasks import reconcile_books, run_export
 
-__all__ = ["ClosedMonthAdmin", "ExportJobAdmin", "GatewayAdmin", "ReconciliationAdmin"]
+__all__ = [
+    "ClosedMonthAdmin", "ExportJobAdmin", "GatewayAdmin", "ReconciliationAdmin", "ReportDeliveryAdmin",
+    "ReportScheduleAdmin",
+]  # fmt: skip
 
 
 class OrderForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stubs alone

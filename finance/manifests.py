@@ -23,6 +23,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest(content: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def manifest(job: ExportJob, file: Path, facts: Facts) -> dict[str, Any]:
     """``rows`` and amounts are the ledger's, whatever the format makes of them. Amounts are exact, as text."""
     return {

@@ -7,16 +7,25 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator, validate_email
 from django.db import models
 
 from accounts.models import Consumer
+from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
+from catalog.endpoints import validate_endpoint
 from catalog.models import Service
 from common import clock
+from common.sealing import Unsealable
 
 #: How long a finished file stays.
 KEPT = dt.timedelta(days=7)
 #: A job that was begun so often and never ended is at fault itself.
 MOST_ATTEMPTS = 5
+
+
+def this_month() -> dt.date:
+    return clock.month_of(clock.now())
 
 
 class ExportJobQuerySet(models.QuerySet["ExportJob"]):
@@ -178,3 +187,124 @@ class Difference(models.Model):
     def subject(self) -> tuple[Any, ...]:
         """Two differences about the same thing have the same."""
         return self.source, self.month, self.consumer_id, self.service_id, self.export_id
+
+
+class ReportSchedule(models.Model):
+    """A report that is sent every month, of the month before. Nobody is shown the credential again."""
+
+    class Channel(models.TextChoices):
+        EMAIL = "email", "E-mail"
+        BUCKET = "bucket", "S3-compatible bucket"
+
+    name = models.CharField(max_length=100)
+    format = models.CharField(max_length=20, choices=ExportJob.Format)
+    consumer = models.ForeignKey(
+        Consumer, on_delete=models.PROTECT, null=True, blank=True, related_name="+", help_text="Blank: all."
+    )
+    day = models.PositiveSmallIntegerField(
+        default=3,
+        validators=[MinValueValidator(1), MaxValueValidator(28)],
+        help_text="Day of the following month (UTC) from which it is sent.",
+    )
+    first_month = models.DateField(
+        default=this_month, editable=False, help_text="The first month that is sent."
+    )
+    is_active = models.BooleanField(default=True)
+    channel = models.CharField(max_length=10, choices=Channel)
+    recipients = models.TextField(blank=True, help_text="Addresses, one a line. They see each other.")
+    endpoint = models.CharField(
+        max_length=255, blank=True, validators=[validate_endpoint], help_text="https://s3.example.com"
+    )
+    region = models.CharField(
+        max_length=40, default="us-east-1", validators=[RegexValidator(r"^[a-z0-9-]+\Z")]
+    )
+    bucket = models.CharField(
+        max_length=63, blank=True, validators=[RegexValidator(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")]
+    )
+    folder = models.CharField(
+        max_length=200, blank=True, validators=[RegexValidator(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*\Z")]
+    )
+    access_key = models.CharField(
+        max_length=128, blank=True, validators=[RegexValidator(r"^[A-Za-z0-9_+=.@-]+\Z")]
+    )
+    credential = models.BinaryField(null=True, help_text="Sealed for the origin of endpoint.")
+    credential_set_at = models.DateTimeField(null=True, editable=False)
+    created_by = models.CharField(max_length=150, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        db_table = "report_schedules"
+        ordering = ("name", "id")
+        default_permissions = ("add", "change", "view")
+        permissions = (("send_report", "Can have a report sent again"),)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def addresses(self) -> list[str]:
+        return self.recipients.split()
+
+    def clean(self) -> None:
+        if self.channel == self.Channel.EMAIL:
+            if not self.addresses:
+                raise ValidationError({"recipients": "To whom?"})
+            for address in self.addresses:
+                try:
+                    validate_email(address)
+                except ValidationError as error:
+                    raise ValidationError({"recipients": "Not an address; one a line."}) from error
+        elif not (self.endpoint and self.bucket and self.access_key and self.credential):
+            raise ValidationError("A bucket needs endpoint, name, access key and secret key.")
+        if self.endpoint and self.credential:
+            self._require_own_credential()
+
+    def _require_own_credential(self) -> None:
+        try:
+            open_for(self.endpoint, bytes(self.credential or b""))
+        except ForAnotherOrigin as error:
+            raise ValidationError(
+                {"endpoint": "The secret key was given for another host: enter it again"}
+            ) from error
+        except Unsealable:
+            return
+
+    def set_credential(self, secret_key: str) -> None:
+        """Seal it for where ``endpoint`` is."""
+        validate_credential(secret_key)
+        self.credential = seal_for(self.endpoint, secret_key)
+        self.credential_set_at = clock.now()
+
+
+class ReportDelivery(models.Model):
+    """One month of one report. Moves from state to state by compare-and-set alone.
+
+    ``unclear``: a letter was on its way when its sender died or the mail server went silent. It may have arrived, so it
+    is not sent again unless a person says so. A bucket has no such state: the same object is put again.
+    """
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SENDING = "sending"
+        SENT = "sent"
+        UNCLEAR = "unclear"
+        FAILED = "failed"
+
+    schedule = models.ForeignKey(ReportSchedule, on_delete=models.PROTECT, related_name="deliveries")
+    month = models.DateField()
+    job = models.ForeignKey(ExportJob, on_delete=models.SET_NULL, null=True, related_name="+")
+    state = models.CharField(max_length=10, choices=State, default=State.WAITING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    attempted_at = models.DateTimeField(null=True)
+    sent_at = models.DateTimeField(null=True)
+    error = models.CharField(max_length=255, blank=True)
+
+    class Meta:
+        db_table = "report_deliveries"
+        ordering = ("-month", "id")
+        default_permissions = ("view",)
+        verbose_name_plural = "report deliveries"
+        constraints = (models.UniqueConstraint(fields=("schedule", "month"), name="one_delivery_a_month"),)
+
+    def __str__(self) -> str:
+        return f"{self.schedule} {self.month:%Y-%m}"

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from finance import exports, reconciliation
+from finance import exports, reconciliation, reports
 from finance.models import ExportJob
 
 
@@ -25,3 +25,10 @@ def reconcile_books(asked_by: str = "beat") -> None:
     """Compare ledger, rollups, counters and the last export."""
     reconciliation.reconcile(asked_by=asked_by)
     reconciliation.forget()
+
+
+@shared_task
+def send_reports() -> None:
+    """Make and send what is due of the reports of every month."""
+    reports.plan()
+    reports.send()

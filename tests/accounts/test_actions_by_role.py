@@ -12,6 +12,7 @@ from django.urls import reverse
 from accounts.models import ConsumerBudget, User
 from accounts.roles import ROLES
 from finance.exports import order
+from finance.models import ReportDelivery, ReportSchedule
 from metering import gateways
 from metering.models import DeadLetter, Gateway
 from tests.console import console, operator
@@ -28,8 +29,8 @@ OF_AN_ADMIN = {
     "catalog.priceversion:refuse",
 }  # fmt: skip
 OF_FINANCE = {
-    "finance.exportjob:cancel", "metering.deadletter:set_aside", "metering.gateway:dismiss",
-    "metering.usagerecord:void",
+    "finance.exportjob:cancel", "finance.reportdelivery:again", "metering.deadletter:set_aside",
+    "metering.gateway:dismiss", "metering.usagerecord:void",
 }  # fmt: skip
 #: What each role may do to many rows at once, in the apps that are ours.
 MAY: dict[str, set[str]] = {
@@ -67,6 +68,10 @@ def rows() -> dict[type[Model], Model]:
     ConsumerBudget.objects.create(consumer=make_consumer(), amount=1, currency="USD", period="day")
     moment = key.created_at
     order(format="csv", start=moment.replace(year=2025), end=moment, actor="a test")
+    report = ReportSchedule.objects.create(
+        name="a test", format="csv", channel="email", recipients="a@x.example"
+    )
+    ReportDelivery.objects.create(schedule=report, month=moment.date().replace(day=1), state="unclear")
     gateways.report(gateways.Report("slot", "host", moment, open_calls=0, spooled=0, oldest_open=None))
     Gateway.objects.update(seen_at=moment.replace(year=2025))
     Calls(make_service()).record(status="unsettled")

@@ -47,6 +47,8 @@ MAY = {
     "consumption.serviceupstream": ("vc",   "vc",   "vc", "vc", "vc", "-"),
     "finance.exportjob":           ("va",   "v",    "v",  "va", "v", "-"),
     "finance.reconciliation":      ("v",    "v",    "v",  "v",  "v", "-"),
+    "finance.reportdelivery":      ("v",    "v",    "v",  "v",  "v", "-"),
+    "finance.reportschedule":      ("vac",  "v",    "v",  "vac", "v", "-"),
     "keys.apikey":                 ("vac",  "vac",  "v",  "v",  "v", "-"),
     "keys.keynotice":              ("v",    "v",    "v",  "v",  "v", "-"),
     "metering.gateway":            ("v",    "v",    "v",  "v",  "v", "-"),

@@ -13,7 +13,7 @@ from audit import trail
 from catalog.models import Service, Tier
 from common import clock
 from consumption.models import IdempotencyClaim
-from finance.models import ExportJob, Reconciliation
+from finance.models import ExportJob, Reconciliation, ReportDelivery, ReportSchedule
 from keys.models import KeyNotice
 from metering.models import QuotaPeriod
 from policy.models import Policy, PolicyViolation
@@ -103,6 +103,10 @@ class Other:
         look = Reconciliation.objects.create(
             started_at=now, months=[now.date()], pairs=1, found=1, positions={}, asked_by="a test"
         )
+        report = ReportSchedule.objects.create(
+            name="a test", format="csv", channel="email", recipients="a@x.example", consumer=self.consumer
+        )
+        ReportDelivery.objects.create(schedule=report, month=now.date().replace(day=1))
         look.differences.create(source="ledger", consumer=self.consumer, service=self.hidden, cause="a test")
 
     def is_whole(self) -> None:
