@@ -16,6 +16,7 @@ from audit.noted_action import ask_for_note, note_of
 from common import clock
 from finance import periods
 from finance.errors import PeriodNotReady
+from finance.margin_pages import MarginPages
 from finance.statement_pages import StatementPages
 from metering import gateways
 from metering.models import ClosedMonth, Gateway
@@ -24,7 +25,7 @@ _PERMISSION = "finance.close_month"
 
 
 @admin.register(ClosedMonth)
-class ClosedMonthAdmin(StatementPages, ReadOnlyAdmin):
+class ClosedMonthAdmin(StatementPages, MarginPages, ReadOnlyAdmin):
     list_display = ("__str__", "closed_at", "closed_by", "records", "corrections", "tokens", "cost")
     fields = ("month", "closed_at", "closed_by", "records", "corrections", "tokens", "cost")
     change_list_template = "finance/periods.html"

@@ -85,6 +85,7 @@ MORE: dict[str, set[str]] = {
     "keys.apikey:keys_apikey_revoke": {"super_admin", "admin"},
     "keys.apikey:keys_apikey_rotate": {"super_admin", "admin"},
     "metering.usagerollup:metering_usagerollup_explore": READERS,
+    "metering.closedmonth:finance_margins": READERS,
     "metering.closedmonth:finance_statements": READERS,
     "metering.closedmonth:finance_statement": READERS,
     "metering.closedmonth:finance_statement_pdf": READERS,
