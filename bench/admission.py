@@ -2,16 +2,20 @@
 
 One Valkey with the append-only file on, as in production; one process asks it over one connection, so many calls in
 one write. What decides is CPU time: of Valkey's thread, and of this process for making the call and reading the
-answer, which is the gateway's share beyond the script's own.
+answer, which is the gateway's share beyond the script's own. As in production each admission is settled a little
+later, and the journal is trimmed, so what is open stays as small as it is there; admissions and settles are measured
+apart, by turns.
 """
 
+import contextlib
 import os
 import socket
 import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,18 +29,28 @@ from devstack.valkey import Valkey
 ADMISSIONS = 200_000
 #: Calls in one write, and consumers that they are of by turns.
 AT_ONCE = 64
+#: Writes of admissions, before as many of settles of those before.
+WRITES = 16
 CONSUMERS = 200
 #: Far above what is used, so that all are let in.
 MANY = 10**12
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cost:
-    """Microseconds of CPU an admission: of Valkey's main thread, and of the process that asks."""
+    """Seconds of CPU: of Valkey's main thread, and of the process that asks; of so many calls."""
 
-    valkey_us: float
-    caller_us: float
-    per_second: float
+    valkey: float = 0.0
+    caller: float = 0.0
+    calls: int = 0
+
+    @property
+    def valkey_us(self) -> float:
+        return self.valkey / self.calls * 1e6
+
+    @property
+    def caller_us(self) -> float:
+        return self.caller / self.calls * 1e6
 
 
 class Connection:
@@ -104,51 +118,109 @@ class Callers:
             commands.Ready(
                 names.names_of(consumer, service),
                 further(consumer, service) if every_limit else limit_set(10**6, MANY),
+                commands.Counted(consumer, "USD"),
             )
             for consumer, service in pairs
         ]
         self._entry = b"e" * 300  # about what the journal's entry of a call takes
         self._next = 0
 
-    def calls(self, count: int) -> bytes:
-        """So many commands, as bytes."""
+    def admissions(self, count: int) -> tuple[bytes, list[tuple[int, str]]]:
+        """So many commands, as bytes; and who they are of: a consumer's place, and the request's id."""
         from common import clock
         from common.ids import uuid7
 
         now = clock.now_ms()
         period = self._periods.of(now)
-        made = []
+        made, calls = [], []
         for _ in range(count):
-            ready = self._ready[self._next % CONSUMERS]
+            place = self._next % CONSUMERS
             self._next += 1
+            id_ = str(uuid7())
+            calls.append((place, id_))
             made.append(
-                ready.admit(
-                    self._signature, self._epoch, period, id_=str(uuid7()), at_ms=now, deadline_ms=now + 5_000,
+                self._ready[place].admit(
+                    self._signature, self._epoch, period, id_=id_, at_ms=now, deadline_ms=now + 5_000,
                     need=(50, 50, 1, True), entry=self._entry,
                 )
             )  # fmt: skip
-        return b"".join(made)
+        return b"".join(made), calls
+
+    def settles(self, calls: list[tuple[int, str]]) -> bytes:
+        from common import clock
+
+        period = self._periods.of(clock.now_ms())
+        return b"".join(
+            self._ready[place].settle(
+                self._signature, self._epoch, period, id_=id_, tokens=80, nano=900, entry=self._entry
+            )
+            for place, id_ in calls
+        )
 
 
-def measure(valkey: Valkey, *, every_limit: bool, admissions: int) -> Cost:
+@dataclass
+class Run:
+    """One Valkey, and callers who settle what they were let in for a few writes later."""
+
+    connection: Connection
+    callers: Callers
+    admission: Cost = field(default_factory=Cost)
+    settle: Cost = field(default_factory=Cost)
+
+    def admit(self) -> list[list[tuple[int, str]]]:
+        with self._measured(self.admission):
+            let_in = []
+            for _ in range(WRITES):
+                data, calls = self.callers.admissions(AT_ONCE)
+                let_in.append(calls)
+                answers = self.connection.ask(data, AT_ONCE)
+        if not all(isinstance(answer, bytes) for answer in answers):
+            raise BenchError(f"not let in: {answers}")
+        return let_in
+
+    def end(self, let_in: list[list[tuple[int, str]]]) -> None:
+        with self._measured(self.settle):
+            for calls in let_in:
+                answers = self.connection.ask(self.callers.settles(calls), AT_ONCE)
+        if not all(isinstance(answer, bytes) for answer in answers):
+            raise BenchError(f"not settled: {answers}")
+
+    @contextlib.contextmanager
+    def _measured(self, cost: Cost) -> Iterator[None]:
+        before, own = _valkey_cpu(self.connection), time.process_time()
+        yield
+        own = time.process_time() - own
+        cost.valkey += _valkey_cpu(self.connection) - before
+        cost.caller += own
+        cost.calls += WRITES * AT_ONCE
+
+    def trim(self) -> None:
+        """As the drain does."""
+        from metering import shards
+
+        for shard in range(shards.SHARDS):
+            self.connection.call("XTRIM", shards.journal_key(shard), "MAXLEN", "0")
+
+
+def measure(valkey: Valkey, *, every_limit: bool, admissions: int) -> Run:
     from metering import shards
     from quotas import commands
 
     connection = Connection(valkey)
     connection.call("FLUSHALL")
-    connection.call("SCRIPT", "LOAD", commands.ADMIT.text)
+    for script in (commands.ADMIT, commands.SETTLE):
+        connection.call("SCRIPT", "LOAD", script.text)
     epoch = f"1:{connection.info('server')['run_id']}"
     for shard in range(shards.SHARDS):
         connection.call("SET", shards.epoch_key(shard), epoch)
-    callers = Callers(epoch, every_limit=every_limit)
-    for answer in connection.ask(callers.calls(AT_ONCE), AT_ONCE):
-        if answer[0] != b"ok":
-            raise BenchError(f"not let in: {answer}")
-    before, own, started = _valkey_cpu(connection), time.process_time(), time.monotonic()
-    for _ in range(admissions // AT_ONCE):
-        connection.ask(callers.calls(AT_ONCE), AT_ONCE)
-    seconds, own, after = time.monotonic() - started, time.process_time() - own, _valkey_cpu(connection)
-    return Cost((after - before) / admissions * 1e6, own / admissions * 1e6, admissions / seconds)
+    run = Run(connection, Callers(epoch, every_limit=every_limit))
+    let_in = run.admit()
+    run.admission = Cost()
+    for _ in range(max(1, admissions // (WRITES * AT_ONCE))):
+        now, let_in = let_in, run.admit()
+        run.end(now)
+        run.trim()
+    return run
 
 
 def _valkey_cpu(connection: Connection) -> float:
@@ -156,13 +228,19 @@ def _valkey_cpu(connection: Connection) -> float:
     return float(cpu["used_cpu_user_main_thread"]) + float(cpu["used_cpu_sys_main_thread"])
 
 
-def figures(cost: Cost, what: str, at_least: float) -> list[Figure]:
+def figures(run: Run, what: str, at_least: float) -> list[Figure]:
     return [
         Figure(
-            f"admissions per second of one Valkey core, {what}", 1e6 / cost.valkey_us, at_least, at_least, "/s",
+            f"admissions per second of one Valkey core, {what}", 1e6 / run.admission.valkey_us, at_least, at_least,
+            "/s", more_is_better=True,
+        ),
+        Figure(f"CPU of an admission in the caller, {what}", run.admission.caller_us, 10, 10, "µs"),
+        # Of settles nothing is asked by itself; every admission is followed by one, so the same of them.
+        Figure(
+            f"settles per second of one Valkey core, {what}", 1e6 / run.settle.valkey_us, at_least, at_least, "/s",
             more_is_better=True,
         ),
-        Figure(f"CPU of an admission in the caller, {what}", cost.caller_us, 10, 10, "µs"),
+        Figure(f"CPU of a settle in the caller, {what}", run.settle.caller_us, 10, 10, "µs"),
     ]  # fmt: skip
 
 
@@ -181,8 +259,8 @@ def main() -> int:
                 ("bucket and quota", False, 100_000),
                 ("every limit", True, 40_000),
             ):
-                cost = measure(valkey, every_limit=every_limit, admissions=admissions)
-                rows += [figure.row() for figure in figures(cost, what, at_least)]
+                run = measure(valkey, every_limit=every_limit, admissions=admissions)
+                rows += [figure.row() for figure in figures(run, what, at_least)]
         finally:
             valkey.stop()
     sys.stdout.write(table(HEAD, rows) + "\n")

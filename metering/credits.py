@@ -11,7 +11,7 @@ from metering.valkey import OneLife
 #: A replay that comes again after this long finds its row in the ledger and changes nothing.
 MARKER_SECONDS = 24 * 60 * 60
 
-_CREDIT = lua.load(Path(__file__).parent / "scripts" / "credit.lua", lua.SPEND)
+_CREDIT = lua.load(Path(__file__).parent / "scripts" / "credit.lua", lua.ADD, lua.SPEND)
 
 
 def give(server: OneLife, changed: Iterable[Line]) -> None:

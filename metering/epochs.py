@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from django.db import connection, transaction
 
 from common import clock, crash
-from metering import counters, shards
+from metering import counters, lua, shards
 from metering.counters import Counter
 from metering.models import ShardEpoch
 from metering.positions import Fenced
@@ -38,10 +38,10 @@ MOST_COUNTERS = 500
 AT_ONCE = 8
 
 _SCRIPTS = Path(__file__).parent / "scripts"
-_CLOSE, _SET, _FORGET, _OPEN = (
-    (_SCRIPTS / f"{name}.lua").read_text()
-    for name in ("close_shard", "set_counters", "forget_counters", "open_shard")
+_CLOSE, _SET, _FORGET = (
+    (_SCRIPTS / f"{name}.lua").read_text() for name in ("close_shard", "set_counters", "forget_counters")
 )
+_OPEN = lua.load(_SCRIPTS / "open_shard.lua", lua.LEASE, lua.ADOPT)
 
 
 def not_live(server: OneLife, positions: dict[int, Position], owned: Iterable[int]) -> list[int]:
@@ -182,12 +182,11 @@ def _open(scripts: _Scripts, position: Position) -> None:
     shard = position.shard
     keys = [
         shards.epoch_key(shard), shards.leases_key(shard), shards.watermark_key(shard), shards.journal_key(shard),
+        shards.former_leases_key(shard),
     ]  # fmt: skip
     epoch = f"{position.epoch}:{scripts.server.run_id}"
     fallback = shards.quota_expires(counters.months()[0])
-    scripts.add(
-        position, _OPEN, keys, epoch, position.watermark, after(position.last_id), shards.tag(shard), fallback
-    )
+    scripts.add(position, _OPEN, keys, epoch, position.watermark, after(position.last_id), fallback)
 
 
 def _number(key: str) -> int:

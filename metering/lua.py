@@ -9,4 +9,5 @@ def load(script: Path, *functions: Path) -> str:
     return "\n".join((shebang, *(function.read_text() for function in functions), rest))
 
 
-SPEND = Path(__file__).parent / "scripts" / "spend.lua"
+_SCRIPTS = Path(__file__).parent / "scripts"
+ADD, SPEND, LEASE, ADOPT = (_SCRIPTS / f"{name}.lua" for name in ("add", "spend", "lease", "adopt"))

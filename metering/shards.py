@@ -47,14 +47,13 @@ def watermark_key(shard: int) -> str:
 
 
 def leases_key(shard: int) -> str:
-    """Sorted set of open leases by deadline, in milliseconds of the server's clock."""
+    """Hash of open leases, each packed (``lease.lua``), by their requests' ids."""
+    return f"{tag(shard)}:open"
+
+
+def former_leases_key(shard: int) -> str:
+    """Sorted set of open leases that versions before ADR 33 wrote (``adopt.lua``)."""
     return f"{tag(shard)}:leases"
-
-
-def lease_key(shard: int, request_id: uuid.UUID) -> str:
-    """Hash: ``q`` the quota's key, ``r`` tokens reserved, ``g`` the gateway, ``e`` the entry if nobody settles; where
-    further limits hold ``h``, which they are (``quotas/limits.py``), and ``m``, nano-units of money reserved."""
-    return f"{tag(shard)}:lease:{request_id}"
 
 
 def tombstone_key(shard: int, request_id: uuid.UUID) -> str:

@@ -6,6 +6,7 @@ Every method is one call to Valkey. The protocol, and why it counts once whateve
 
 import asyncio
 import logging
+import struct
 import time
 import uuid
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from common.errors import Unavailable
 from common.ids import milliseconds_of
 from metering import journal, shards
 from quotas import commands
-from quotas.leases import LEASE_MS
+from quotas.leases import LEASE_MS, signer_of
 from quotas.limits import LimitSet, limit_set
 from quotas.line import Line, LineError, Lines, NotSent, OutcomeUnknown
 from quotas.names import Periods, names_of
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.1
 #: How often a connection compares its clock with the server's.
 CLOCK_TRIES = 5
+#: What ``admit.lua`` answers where a call is let in.
+_LET_IN = struct.Struct(">4d")
 
 
 class StaleEpoch(Exception):
@@ -195,10 +198,9 @@ class Admission:
             self._complained_at = now
             log.warning("admission impossible: %s", type(error).__name__)
 
-    def _lease_of(self, ask: Ask, shard: int, answer: list[Any]) -> Lease:
-        what = answer[0]
-        if what == b"ok":
-            _, cap, left, full_in, size = answer
+    def _lease_of(self, ask: Ask, shard: int, answer: bytes | list[Any]) -> Lease:
+        if isinstance(answer, bytes):
+            cap, left, full_in, size = map(int, _LET_IN.unpack(answer))
             return Lease(
                 request_id=ask.request_id,
                 consumer_id=ask.consumer_id,
@@ -208,13 +210,13 @@ class Admission:
                 output_cap=cap,
                 rate=None if size < 0 else Rate(size, left, full_in),
             )
-        if what == b"stale":
+        if answer[0] == b"stale":
             self._epochs[shard] = None
         raise refusal_of(answer, ask.limits, at_ms=milliseconds_of(ask.request_id))
 
     def _give_back(self, ask: Ask, shard: int, late: Any) -> None:
         """An answer nobody waited for: if it let the call in, end the lease, or it would be reaped as unsettled."""
-        if isinstance(late, list) and late and late[0] == b"ok":
+        if isinstance(late, bytes):
             asyncio.get_running_loop().create_task(
                 self._release(ask.request_id, ask.consumer_id, ask.service_id)
             )
@@ -225,12 +227,10 @@ class Admission:
 
     async def _release(self, request_id: uuid.UUID, consumer_id: uuid.UUID, service_id: uuid.UUID) -> None:
         names = names_of(consumer_id, service_id)
-        month = self._periods.of(milliseconds_of(request_id)).month
-        lease = f"{names.tag}:lease:{request_id}"
         try:
             await self._lines[names.shard].call((
-                "EVALSHA", commands.RELEASE.sha, 4, names.epoch, names.leases, lease, names.quota + month,
-                self.epoch(names.shard), str(request_id),
+                "EVALSHA", commands.RELEASE.sha, 2, names.epoch, names.leases, self.epoch(names.shard),
+                str(request_id),
             ))  # fmt: skip
         except (LineError, hiredis.ReplyError) as error:
             log.warning("lease not released: %s", type(error).__name__)
@@ -255,12 +255,11 @@ class Admission:
             entry=encoded,
         )
         answer = await self._lines[shard].call(command, timeout=ANSWER_SECONDS)
-        if answer[0] != b"ok":
+        if not isinstance(answer, bytes):
             if not epoch:
                 self._epochs[shard] = None
             raise StaleEpoch
-        stream_id: str = answer[1].decode()
-        return stream_id
+        return answer.decode()
 
     async def append(self, entry: journal.Entry, encoded: bytes) -> str:
         """Journal an entry without touching a counter: the drain credits it. For settles of unknown fate."""
@@ -293,25 +292,25 @@ class Admission:
         """
         closed = 0
         for shard in range(shards.SHARDS):
-            dead = [id_ for id_ in await self._open_leases(shard) if await self._is_of(shard, id_, names)]
+            open_ = await self._open_leases(shard)
+            dead = [id_ for id_, owner in open_.items() if self._is_dead(owner, names)]
             if dead:
                 closed += await self._close(shard, dead)
         return closed
 
-    async def _open_leases(self, shard: int) -> list[str]:
-        ids = await self._line.call(("ZRANGE", shards.leases_key(shard), 0, -1), timeout=1.0)
-        return [id_.decode() for id_ in ids]
+    async def _open_leases(self, shard: int) -> dict[str, str]:
+        """The gateway that signed each, by the request's id."""
+        found = await self._line.call(("HGETALL", shards.leases_key(shard)), timeout=1.0)
+        return {id_.decode(): signer_of(lease) for id_, lease in found.items()}
 
-    async def _is_of(self, shard: int, id_: str, names: set[str]) -> bool:
-        key = shards.lease_key(shard, uuid.UUID(id_))
-        owner = (await self._line.call(("HGET", key, "g"), timeout=1.0) or b"").decode()
+    def _is_dead(self, owner: str, names: set[str]) -> bool:
         return owner != self._gateway and owner.rpartition(":")[0] in names
 
     async def _close(self, shard: int, ids: list[str]) -> int:
         answer = await self._lines[shard].call(
             (
-                "EVALSHA", commands.REAP.sha, 3, shards.epoch_key(shard), shards.leases_key(shard),
-                shards.journal_key(shard), self.epoch(shard), 0, len(ids), shards.tag(shard), *ids,
+                "EVALSHA", commands.REAP.sha, 4, shards.epoch_key(shard), shards.leases_key(shard),
+                shards.journal_key(shard), shards.former_leases_key(shard), self.epoch(shard), 0, 0, 0, *ids,
             ),
             timeout=1.0,
         )  # fmt: skip
@@ -323,9 +322,7 @@ def _ready_for(entry: journal.Entry) -> commands.Ready:
     return commands.Ready(names, limit_set(None, None), commands.Counted(entry.counted_key, entry.currency))
 
 
-async def _unless_cancelled(
-    waiting: asyncio.Future[list[Any]], on_late: Callable[[list[Any]], None]
-) -> list[Any]:
+async def _unless_cancelled(waiting: asyncio.Future[Any], on_late: Callable[[Any], None]) -> Any:
     """The answer; one that came in the very tick in which its caller was cancelled is handed to ``on_late``."""
     try:
         return await waiting

@@ -5,10 +5,11 @@ all arguments anew was a tenth of a call's cost.
 """
 
 import hashlib
+import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metering import lua, shards
 from quotas.leases import LEASE_MS
@@ -28,7 +29,7 @@ class Script:
 
 
 _SCRIPTS = Path(__file__).parent / "scripts"
-_GIVE_BACK = _SCRIPTS / "give_back.lua"
+_CLOSE = (lua.LEASE, lua.ADD, _SCRIPTS / "close.lua")
 
 
 def _load(name: str, *functions: Path) -> Script:
@@ -37,8 +38,8 @@ def _load(name: str, *functions: Path) -> Script:
 
 
 ADMIT, RENEW, APPEND = map(_load, ("admit", "renew", "append"))
-SETTLE = _load("settle", _GIVE_BACK, lua.SPEND)
-RELEASE, REAP = _load("release", _GIVE_BACK), _load("reap", _GIVE_BACK)
+SETTLE = _load("settle", lua.LEASE, lua.ADD, lua.SPEND)
+RELEASE, REAP = _load("release", *_CLOSE), _load("reap", *_CLOSE, lua.ADOPT)
 SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
 
 
@@ -56,6 +57,14 @@ class Signature(NamedTuple):
     journal_bound: int
 
 
+#: The id's time, the caller's deadline, prompt bound, output cap, choices, whether the caller named the cap.
+_CALL = struct.Struct(">6d")
+#: Tokens used, and their cost in nano-units.
+_USED = struct.Struct(">2d")
+#: What ends the argument before, and begins the next.
+_BEFORE_CALL, _BEFORE_USED = (b"\r\n$%d\r\n" % packed.size for packed in (_CALL, _USED))
+
+
 class Ready:
     """The commands of calls with one key at one service, ready but for what differs from call to call.
 
@@ -70,7 +79,8 @@ class Ready:
         self._counted = counted
         self._epoch = ""
         self._period: Period | None = None
-        self._admit = self._settle = (b"", b"", b"")
+        self._admit = b""
+        self._settle = (b"", b"")
 
     def admit(
         self,
@@ -87,10 +97,9 @@ class Ready:
         """``admit.lua``. ``need``: prompt bound, output cap, choices, whether the caller named the cap."""
         if period is not self._period or epoch != self._epoch:
             self._pack(by, epoch, period)
-        head, middle, further = self._admit
-        id_bytes = id_.encode()
-        rest = _bulk(id_, at_ms, deadline_ms, need[0], need[1], need[2], int(need[3]))
-        return b"".join((head, id_bytes, middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry), further))
+        return b"%b%b%b%b\r\n$%d\r\n%b\r\n" % (
+            self._admit, id_.encode(), _BEFORE_CALL, _CALL.pack(at_ms, deadline_ms, *need), len(entry), entry,
+        )  # fmt: skip
 
     def settle(
         self, by: Signature, epoch: str, period: Period, *, id_: str, tokens: int, nano: int, entry: bytes
@@ -98,58 +107,63 @@ class Ready:
         """``settle.lua``."""
         if period is not self._period or epoch != self._epoch:
             self._pack(by, epoch, period)
-        head, between, middle = self._settle
+        head, between = self._settle
         id_bytes = id_.encode()
-        rest = _bulk(id_, tokens, nano)
-        return b"".join(
-            (head, id_bytes, between, id_bytes, middle, rest, b"$%d\r\n%b\r\n" % (len(entry), entry))
-        )
+        return b"%b%b%b%b%b%b\r\n$%d\r\n%b\r\n" % (
+            head, id_bytes, between, id_bytes, _BEFORE_USED, _USED.pack(tokens, nano), len(entry), entry,
+        )  # fmt: skip
 
     def _pack(self, by: Signature, epoch: str, period: Period) -> None:
-        self._admit = _admit_parts(self.names, self.limits, by, epoch, period)
+        self._admit = _admit_head(self.names, self.limits, by, epoch, period)
         if self._counted is not None:
             self._settle = _settle_parts(self.names, self._counted, epoch, period)
         self._epoch, self._period = epoch, period
 
 
-def _admit_parts(
-    names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period
-) -> tuple[bytes, bytes, bytes]:
-    hashes: tuple[str, ...] = ()
-    further: tuple[Any, ...] = ()
+def _admit_head(names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period) -> bytes:
+    quota = names.quota + period.month
+    hashes = names.now, names.spent + period.month, names.spent + period.day
+    keys = [names.epoch, names.journal, names.leases, names.bucket, quota]
+    layout, same = _packed(epoch, by.journal_bound, LEASE_MS, *(
+        -1 if limit is None else limit for limit in (limits.requests_per_second, limits.tokens_per_month)
+    ), period.month_expires)  # fmt: skip
     if limits.further:
-        hashes = names.now, names.spent + period.month, names.spent + period.day
-        values = (limit.value for limit in limits.further)
-        further = (
-            limits.hold(*hashes), limits.kinds, period.day_expires, *limits.nano, *limits.counts, *limits.fields,
-            *values,
-        )  # fmt: skip
-    keys = (names.epoch, names.journal, names.leases, names.bucket, names.quota + period.month)
-    head = b"*%d\r\n" % (24 + len(hashes) + len(further))
-    head += _bulk("EVALSHA", ADMIT.sha, 6 + len(hashes), *keys)
-    middle = b"\r\n" + _bulk(
-        *hashes, epoch, by.journal_bound, LEASE_MS, _limit(limits.requests_per_second),
-        _limit(limits.tokens_per_month), period.month_expires, by.gateway,
+        keys += hashes
+        values = [each for limit in limits.further for each in (limit.value, ord(limit.kind))]
+        more, further = _packed(period.day_expires, *limits.nano, *limits.counts, *values, *limits.fields)
+        layout, same = layout + more, same + further
+    hold = limits.hold(by.gateway, quota, *hashes)
+    fixed = _bulk("EVALSHA", ADMIT.sha, len(keys), *keys, ">" + layout, same, hold)
+    return b"*%d\r\n%b%b" % (3 + len(keys) + 6, fixed, _open_id())
+
+
+def _settle_parts(names: Names, counted: Counted, epoch: str, period: Period) -> tuple[bytes, bytes]:
+    keys = (
+        names.epoch, names.journal, names.leases, names.quota + period.month, names.spent + period.month,
+        names.spent + period.day,
     )  # fmt: skip
-    return head + _open_key(names.lease), middle, _bulk(*further)
-
-
-def _settle_parts(names: Names, counted: Counted, epoch: str, period: Period) -> tuple[bytes, bytes, bytes]:
-    keys = (names.epoch, names.journal, names.leases, names.quota + period.month, names.spent + period.month)
-    head = b"*23\r\n" + _bulk("EVALSHA", SETTLE.sha, 8, *keys, names.spent + period.day)
     fields = shards.spent_fields(counted.key_lineage, names.service_id, counted.currency)
-    middle = b"\r\n" + _bulk(epoch, TOMBSTONE_SECONDS, period.month_expires, period.day_expires, *fields)
-    return head + _open_key(names.lease), b"\r\n" + _open_key(names.tombstone), middle
+    _, same = _packed(epoch, TOMBSTONE_SECONDS, period.month_expires, period.day_expires, *fields)
+    head = b"*14\r\n" + _bulk("EVALSHA", SETTLE.sha, 7, *keys) + _open_id(names.tombstone)
+    return head, b"\r\n" + _bulk(same) + _open_id()
 
 
-def _bulk(*arguments: Any) -> bytes:
-    return "".join([f"${len(text)}\r\n{text}\r\n" for text in map(str, arguments)]).encode()
+def _packed(*values: str | int) -> tuple[str, bytes]:
+    """How Lua's ``struct`` takes them apart, and the values: numbers as doubles, text with a zero at its end."""
+    layout = "".join("s" if isinstance(value, str) else "d" for value in values)
+    parts = (value.encode() + b"\0" if isinstance(value, str) else _DOUBLE.pack(value) for value in values)
+    return layout, b"".join(parts)
 
 
-def _open_key(prefix: str) -> bytes:
-    """The beginning of a key that ends with a request's id, which has 36 characters."""
-    return f"${len(prefix) + 36}\r\n{prefix}".encode()
+_DOUBLE = struct.Struct(">d")
 
 
-def _limit(limit: int | None) -> str:
-    return "" if limit is None else str(limit)
+def _bulk(*arguments: str | int | bytes) -> bytes:
+    """Arguments as they go over the wire."""
+    texts = (each if isinstance(each, bytes) else str(each).encode() for each in arguments)
+    return b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts])
+
+
+def _open_id(prefix: str = "") -> bytes:
+    """The beginning of an argument that ends with a request's id, which has 36 characters."""
+    return b"$%d\r\n%b" % (len(prefix) + 36, prefix.encode())

@@ -7,3 +7,11 @@ unknown its 60 s of retries. Together with the reaper's interval a dead gateway'
 LEASE_MS = 40_000
 RENEW_EVERY_SECONDS = 13.0
 GRACE_MS = 60_000
+
+#: Before its names (``lease.lua``): deadline, tokens and nano-units, and how many fields of each of five kinds.
+_NAMES_AT = 3 * 8 + 5
+
+
+def signer_of(lease: bytes) -> str:
+    """The gateway that signed a lease, as Valkey has it."""
+    return lease[_NAMES_AT : lease.index(0, _NAMES_AT)].decode()

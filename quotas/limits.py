@@ -32,6 +32,7 @@ CONCURRENT, REQUESTS, TOKENS_A_MINUTE, TOKENS, MONEY_A_MONTH, MONEY_A_DAY = KIND
     "d",
 )
 _IN_MONTH = (TOKENS, MONEY_A_MONTH)
+_SPENT = (*_IN_MONTH, MONEY_A_DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,11 @@ class LimitSet:
     further: tuple[Limit, ...] = ()
     nano: tuple[int, int, int] = (0, 0, 0)
     #: What the script is told of the further limits, but for the names of the hashes and the day's end.
-    kinds: str = field(init=False)
     fields: tuple[str, ...] = field(init=False)
     counts: tuple[int, int, int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         now, month, day = self._by_hash()
-        object.__setattr__(self, "kinds", "".join(limit.kind for limit in self.further))
         in_now = [name for limit in now for name in limit.fields]
         pairs = [name for limit in (*month, *day) for name in limit.fields]
         object.__setattr__(self, "counts", (len(now), len(in_now), len(month), len(day)))
@@ -114,14 +113,15 @@ class LimitSet:
         day = [limit for limit in self.further if limit.kind == MONEY_A_DAY]
         return [limit for limit in self.further if limit not in month and limit not in day], month, day
 
-    def hold(self, now: str, month: str, day: str) -> str:
-        """What a lease remembers, to give back, in threes: the hashes; kind, field, dash. See ``give_back.lua``."""
-        items = [now, month, day]
-        for limit in self.further:
-            if limit.kind != REQUESTS:
-                is_spent = limit.kind in (*_IN_MONTH, MONEY_A_DAY)
-                items += [limit.kind, limit.fields[1 if is_spent else 0], "-"]
-        return " ".join(items)
+    def hold(self, gateway: str, quota: str, now: str, month: str, day: str) -> bytes:
+        """What a lease remembers, to be given back (``lease.lua``): how many fields of each kind; gateway and quota;
+        where there are any, the hashes and the fields. Zeros end names."""
+        held = [limit for limit in self.further if limit.kind != REQUESTS]
+        kinds = [limit.kind for limit in held]
+        fields = [limit.fields[kind in _SPENT] for limit, kind in zip(held, kinds, strict=True)]
+        names = (gateway, quota, *((now, month, day, *fields) if held else ()))
+        counts = bytes(kinds.count(kind) for kind in KINDS if kind != REQUESTS)
+        return counts + b"".join(name.encode() + b"\0" for name in names)
 
 
 @lru_cache(maxsize=65_536)

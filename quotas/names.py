@@ -16,7 +16,7 @@ _MOST_DAYS = 8
 class Names:
     """What Valkey calls the things of one consumer and service. There is one for a pair, so it is compared by identity.
 
-    ``quota`` wants a month at its end, ``spent`` a month or a day; ``lease`` and ``tombstone`` a request's id.
+    ``quota`` wants a month at its end, ``spent`` a month or a day; ``tombstone`` a request's id.
     """
 
     service_id: uuid.UUID
@@ -29,7 +29,6 @@ class Names:
     quota: str
     now: str
     spent: str
-    lease: str
     tombstone: str
 
 
@@ -49,7 +48,6 @@ def names_of(consumer_id: uuid.UUID, service_id: uuid.UUID) -> Names:
         quota=f"{tag}:quota:{consumer_id}:{service_id}:",
         now=shards.now_key(shard, consumer_id),
         spent=shards.spent_key(shard, consumer_id, ""),
-        lease=f"{tag}:lease:",
         tombstone=f"{tag}:settled:",
     )
 

@@ -14,7 +14,8 @@ def begun_before(end: dt.datetime) -> int:
     try:
         pipeline = client.pipeline(transaction=False)
         for shard in range(shards.SHARDS):
-            pipeline.zrange(shards.leases_key(shard), 0, -1)
+            pipeline.hkeys(shards.leases_key(shard))
+            pipeline.zrange(shards.former_leases_key(shard), 0, -1)
         answers: list[Any] = pipeline.execute()
     finally:
         client.close()

@@ -1,7 +1,7 @@
 """Closing leases that nobody settled: what they hold is given back, and the call is journalled as ``unsettled``."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -10,7 +10,7 @@ from metering import shards, valkey
 from quotas import commands
 from quotas.leases import GRACE_MS
 
-#: Leases of one shard that one call of the script closes at most.
+#: About how many leases of one shard one call of the script looks at.
 MOST = 200
 
 _REAP = commands.REAP.text
@@ -24,10 +24,10 @@ def reap_expired() -> int:
     client = valkey.connect()
     try:
         closed = 0
-        open_shards: Iterable[int] = range(shards.SHARDS)
-        while reaped := _reap(client, open_shards):
-            closed += sum(reaped.values())
-            open_shards = [shard for shard, count in reaped.items() if count == MOST]
+        cursors = dict.fromkeys(range(shards.SHARDS), b"0")
+        while cursors:
+            counts, cursors = _reap(client, cursors)
+            closed += counts
         return closed
     finally:
         client.close()
@@ -40,28 +40,33 @@ def reap(*, shard: int, request_ids: Sequence[uuid.UUID]) -> int:
         epoch: Any = client.get(shards.epoch_key(shard))
         if not epoch or not request_ids:
             return 0
-        return _closed(_eval(client, shard, epoch, [str(id_) for id_ in request_ids]))
+        return _closed(_eval(client, shard, epoch, b"0", [str(id_) for id_ in request_ids]))
     finally:
         client.close()
 
 
-def _reap(client: redis.Redis, of: Iterable[int]) -> dict[int, int]:
-    """One round over shards: how many leases each had to close. Shards with none are left out."""
-    asked = list(of)
+def _reap(client: redis.Redis, cursors: dict[int, bytes]) -> tuple[int, dict[int, bytes]]:
+    """One look at some leases of each shard: how many had to be closed, and where to go on where there are more."""
     epochs = client.pipeline(transaction=False)
-    for shard in asked:
+    for shard in cursors:
         epochs.get(shards.epoch_key(shard))
-    live = [(shard, epoch) for shard, epoch in zip(asked, epochs.execute(), strict=True) if epoch]
+    live = [(shard, epoch) for shard, epoch in zip(cursors, epochs.execute(), strict=True) if epoch]
     pipeline = client.pipeline(transaction=False)
     for shard, epoch in live:
-        _eval(pipeline, shard, epoch, [])
-    counts = [_closed(answer) for answer in pipeline.execute()]
-    return {shard: count for (shard, _), count in zip(live, counts, strict=True) if count}
+        _eval(pipeline, shard, epoch, cursors[shard], [])
+    answers = pipeline.execute()
+    nexts = {shard: answer[-1] for (shard, _), answer in zip(live, answers, strict=True)}
+    return sum(map(_closed, answers)), {
+        shard: cursor for shard, cursor in nexts.items() if cursor not in (b"0", b"stale")
+    }
 
 
-def _eval(client: redis.Redis, shard: int, epoch: bytes, ids: list[str]) -> Any:
-    keys = (shards.epoch_key(shard), shards.leases_key(shard), shards.journal_key(shard))
-    arguments: tuple[Any, ...] = (epoch, str(GRACE_MS), str(MOST), shards.tag(shard), *ids)
+def _eval(client: redis.Redis, shard: int, epoch: bytes, cursor: bytes, ids: list[str]) -> Any:
+    keys = (
+        shards.epoch_key(shard), shards.leases_key(shard), shards.journal_key(shard),
+        shards.former_leases_key(shard),
+    )  # fmt: skip
+    arguments: tuple[Any, ...] = (epoch, str(GRACE_MS), str(MOST), cursor, *ids)
     # By its name: redis-py's pipelines of a cluster have it under no other.
     return client.execute_command("EVAL", _REAP, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
 

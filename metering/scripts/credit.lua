@@ -6,7 +6,9 @@
 --       6 … 9 fields (see spend.lua)
 -- Answers 1 or 0
 if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[3]) then return 0 end
-redis.call('HINCRBY', KEYS[2], 'used', ARGV[1])
-redis.call('EXPIREAT', KEYS[2], ARGV[2])
-spend(KEYS[3], KEYS[4], ARGV[1], ARGV[4], 6, ARGV[2], ARGV[5])
+local month, day, tokens = {}, {}, tonumber(ARGV[1])
+spend(month, day, tokens, tonumber(ARGV[4]), unpack(ARGV, 6, 9))
+add(KEYS[2], {'used', tokens}, ARGV[2])
+add(KEYS[3], month, ARGV[2])
+add(KEYS[4], day, ARGV[5])
 return 1

@@ -2,29 +2,34 @@
 -- Closes leases that nobody settled: gives back what they hold and journals them as unsettled.
 -- No tombstone: a settle that comes after all must still count, as late.
 --
--- KEYS  epoch, leases, journal
--- ARGV  1 epoch   2 grace, ms   3 most   4 tag of the shard   5… ids to close whatever their deadline (then 2 is unused)
--- Answers {'ok', how many} or {'stale'}
+-- KEYS  epoch, leases, journal, leases of former versions
+-- ARGV  1 epoch   2 grace, ms   3 about how many to look at   4 where to go on, 0 at first
+--       5… ids to close whatever their deadline (then 2 to 4 are unused)
+-- Answers {'ok', how many, where to go on or 0} or {'stale'}
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'stale'} end
-local ids = {}
-if #ARGV > 4 then
-  for i = 5, #ARGV do ids[#ids + 1] = ARGV[i] end
-else
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  ids = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[2]), 'LIMIT', 0, ARGV[3])
-end
 local closed = 0
-for _, id in ipairs(ids) do
-  local key = ARGV[4] .. ':lease:' .. id
-  local lease = redis.call('HMGET', key, 'q', 'r', 'e', 'h', 'm')
-  if lease[1] then
-    redis.call('HINCRBY', lease[1], 'reserved', -lease[2])
-    if lease[4] then give_back(lease[4], lease[2], lease[5], 0) end
-    redis.call('XADD', KEYS[3], '*', 'e', lease[3], 's', 'reaped')
-    redis.call('DEL', key)
-    closed = closed + 1
-  end
-  redis.call('ZREM', KEYS[2], id)
+local function reap(id, lease)
+  local entry = close(lease)
+  redis.call('XADD', KEYS[3], '*', 'e', string.sub(lease, entry), 's', 'reaped')
+  redis.call('HDEL', KEYS[2], id)
+  closed = closed + 1
 end
-return {'ok', closed}
+if #ARGV > 4 then
+  for i = 5, #ARGV do
+    local lease = redis.call('HGET', KEYS[2], ARGV[i])
+    if lease then reap(ARGV[i], lease) end
+  end
+  return {'ok', closed, '0'}
+end
+local time = redis.call('TIME')
+local late = time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[2]
+if ARGV[4] == '0' then adopt(KEYS[4], KEYS[2], late + ARGV[2]) end
+local some = redis.call('HSCAN', KEYS[2], ARGV[4], 'COUNT', ARGV[3])
+for i = 1, #some[2], 2 do
+  local lease = some[2][i + 1]
+  -- A scan may name one twice.
+  if struct.unpack('>d', lease) <= late and redis.call('HEXISTS', KEYS[2], some[2][i]) == 1 then
+    reap(some[2][i], lease)
+  end
+end
+return {'ok', closed, some[1]}

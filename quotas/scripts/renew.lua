@@ -6,11 +6,12 @@
 -- Answers {'ok', ids that are gone …} or {'stale'}
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'stale'} end
 local time = redis.call('TIME')
-local deadline = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[2])
+local deadline = struct.pack('>d', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2])
 local answer = {'ok'}
 for i = 3, #ARGV do
-  if redis.call('ZSCORE', KEYS[2], ARGV[i]) then
-    redis.call('ZADD', KEYS[2], deadline, ARGV[i])
+  local lease = redis.call('HGET', KEYS[2], ARGV[i])
+  if lease then
+    redis.call('HSET', KEYS[2], ARGV[i], deadline .. string.sub(lease, 9))
   else
     answer[#answer + 1] = ARGV[i]
   end

@@ -132,9 +132,9 @@ def test_a_gateway_that_holds_a_call_of_it_or_fell_silent_keeps_it_open(ready: M
 
 def test_an_open_lease_of_it_keeps_it_open(ready: Market) -> None:
     leases = shards.leases_key(7)
-    ready.valkey.zadd(leases, {str(uuid7()): 1})
+    ready.valkey.hset(leases, str(uuid7()), "a lease")
     assert missing() == {}
-    ready.valkey.zadd(leases, {str(id_of_last_month()): 1})
+    ready.valkey.hset(leases, str(id_of_last_month()), "a lease")
     assert missing() == {"No lease of it is open": "1 open"}
 
 

@@ -1,45 +1,92 @@
 """Admission's and settlement's scripts, called as a gateway calls them."""
 
+import struct
 import time
+import uuid
 from typing import Any
 
-from common.ids import moment_of
+import hiredis
+
+from common.ids import milliseconds_of
 from metering import journal, shards
 from quotas import commands
 from quotas.leases import LEASE_MS
+from quotas.limits import limit_set
+from quotas.names import Periods, names_of
 from tests.metering.market import Market
+
+BY = commands.Signature("gateway", 1000)
+PERIODS = Periods()
 
 
 def admit(market: Market, entry: journal.Entry, *, cap: int = 90, lease_ms: int = LEASE_MS) -> list[Any]:
     """Let a call of 10 prompt tokens in, under a limit of 1,000 tokens a month."""
-    shard, id_ = market.shard, entry.request_id
-    unsettled = journal.encode(market.unsettled(request_id=id_))
+    id_ = entry.request_id
     now: Any = market.valkey.time()
     milliseconds = now[0] * 1000 + now[1] // 1000
-    answer: Any = market.valkey.eval(
-        commands.ADMIT.text, 6,
-        shards.epoch_key(shard), shards.journal_key(shard), shards.leases_key(shard),
-        shards.bucket_key(shard, market.consumer.id, market.service.id), market.quota_key,
-        shards.lease_key(shard, id_),
-        epoch(market), "1000", str(lease_ms), "", "1000", str(shards.quota_expires(market.month)), "gateway",
-        str(id_), str(milliseconds), str(milliseconds + 1000), "10", str(cap), "1", "1", unsettled,
+    answer = _run(
+        market, commands.ADMIT,
+        _ready(market, entry).admit(
+            BY, epoch(market), PERIODS.of(milliseconds_of(id_)), id_=str(id_), at_ms=milliseconds,
+            deadline_ms=milliseconds + 1000, need=(10, cap, 1, True),
+            entry=journal.encode(market.unsettled(request_id=id_)),
+        ),
     )  # fmt: skip
-    return list(answer)
+    if answer[0] == b"ok" and lease_ms != LEASE_MS:
+        _move_deadline(market, id_, milliseconds + lease_ms)
+    return answer
+
+
+def _move_deadline(market: Market, id_: uuid.UUID, to_ms: int) -> None:
+    leases = shards.leases_key(market.shard)
+    lease: Any = market.valkey.hget(leases, str(id_))
+    market.valkey.hset(leases, str(id_), struct.pack(">d", to_ms) + lease[8:])
 
 
 def settle(market: Market, entry: journal.Entry, *, under: str | None = None) -> list[Any]:
-    shard, id_ = market.shard, entry.request_id
-    day = moment_of(id_).date()
-    answer: Any = market.valkey.eval(
-        commands.SETTLE.text, 8,
-        shards.epoch_key(shard), shards.journal_key(shard), shards.leases_key(shard), market.quota_key,
-        market.spent_key(f"{day:%Y%m}"), market.spent_key(f"{day:%Y%m%d}"),
-        shards.lease_key(shard, id_), shards.tombstone_key(shard, id_),
-        under or epoch(market), "120", str(shards.quota_expires(market.month)), str(shards.day_expires(day)),
-        *shards.spent_fields(entry.counted_key, entry.service_id, entry.currency),
-        str(id_), str(entry.total_tokens), str(entry.cost_nano), journal.encode(entry),
+    id_ = entry.request_id
+    return _run(
+        market, commands.SETTLE,
+        _ready(market, entry).settle(
+            BY, under or epoch(market), PERIODS.of(milliseconds_of(id_)), id_=str(id_), tokens=entry.total_tokens,
+            nano=entry.cost_nano, entry=journal.encode(entry),
+        ),
     )  # fmt: skip
-    return list(answer)
+
+
+def write_former_lease(market: Market, entry: journal.Entry, deadline: float) -> None:
+    """As ``admit.lua`` did before ADR 33, and what it counted."""
+    valkey, id_ = market.valkey, str(entry.request_id)
+    now = shards.now_key(market.shard, market.consumer.id)
+    month, day = (market.spent_key(f"{market.month:{period}}") for period in ("%Y%m", "%Y%m%d"))
+    valkey.hincrby(market.quota_key, "reserved", 100)
+    valkey.hincrby(now, "c:x", 1)
+    valkey.hset(now, "p:x", 500)
+    valkey.hincrby(month, "rt:x", 100)
+    valkey.hincrby(month, "rm:USD", 910)
+    valkey.hset(
+        f"{shards.tag(market.shard)}:lease:{id_}",
+        mapping={
+            "q": market.quota_key, "r": 100, "g": "gateway", "m": 910,
+            "e": journal.encode(market.unsettled(request_id=entry.request_id)),
+            "h": f"{now} {month} {day} c c:x - p p:x - t rt:x - m rm:USD -",
+        },
+    )  # fmt: skip
+    valkey.zadd(shards.former_leases_key(market.shard), {id_: deadline})
+
+
+def _ready(market: Market, entry: journal.Entry) -> commands.Ready:
+    counted = commands.Counted(entry.counted_key, entry.currency)
+    return commands.Ready(names_of(market.consumer.id, market.service.id), limit_set(None, 1000), counted)
+
+
+def _run(market: Market, script: commands.Script, command: bytes) -> list[Any]:
+    """The command as a gateway sends it, but for the script's text in the place of its digest."""
+    reader = hiredis.Reader()
+    reader.feed(command)
+    arguments: Any = reader.gets()
+    answer: Any = market.valkey.execute_command("EVAL", script.text, *arguments[2:])  # type: ignore[no-untyped-call]
+    return [b"ok", answer] if isinstance(answer, bytes) else list(answer)
 
 
 def epoch(market: Market) -> str:

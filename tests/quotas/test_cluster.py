@@ -117,7 +117,7 @@ class ClusterMarket:
         """What nobody settles any more: its admission was refused as unavailable, or its release got lost."""
         closed = 0
         for shard in range(shards.SHARDS):
-            open_: Any = self.client.zrange(shards.leases_key(shard), 0, -1)
+            open_: Any = self.client.hkeys(shards.leases_key(shard))
             if open_:
                 closed += reaper.reap(shard=shard, request_ids=[uuid.UUID(id_.decode()) for id_ in open_])
         return closed

@@ -9,7 +9,7 @@ import pytest
 
 from common import clock
 from common.errors import Problem
-from common.ids import uuid7
+from common.ids import milliseconds_of, uuid7
 from devstack.valkey import Valkey
 from metering import journal, shards
 from metering.journal import Entry
@@ -25,6 +25,7 @@ from quotas.limits import (
     Limit,
     limit_set,
 )
+from quotas.names import Periods
 from quotas.refusals import Rate
 from tests.harness.admission import opened_admission
 from tests.quotas.limits import key_limit, money_limit, ordered, service_limit
@@ -133,6 +134,18 @@ async def test_every_limit_is_held_and_given_back_once(admission: Admission) -> 
     assert found.pop("b:key") == 999
     money = dict.fromkeys(("m:USD", "m:USD:key", "m:USD:service"), 401.0)  # rounded up
     assert found == {"t:key": 40, "used": 40, **money, **{f"day {name}": 401.0 for name in money}}
+
+
+async def test_money_is_counted_to_the_last_unit_where_numbers_of_scripts_are_not(
+    admission: Admission,
+) -> None:
+    """2^53 nano-units are some hundred dollars in the smallest currencies."""
+    lease = await admission.admit(ask())
+    month = f"{shards.tag(SHARD)}:spent:{CONSUMER}:{Periods().of(milliseconds_of(lease.request_id)).month}"
+    await admission._line.call(("HSET", month, "m:USD", 2**53 + 1, f"m:USD:{SERVICE}", 2**53 - 1))
+    await settle(admission, lease, 1, cost="0.000000001")
+    found = await admission._line.call(("HMGET", month, "m:USD", f"m:USD:{SERVICE}", f"m:USD:{LINEAGE}"))
+    assert list(map(int, found)) == [2**53 + 2, 2**53, 1]
 
 
 @pytest.mark.parametrize("how", ["released", "reaped"])

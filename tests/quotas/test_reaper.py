@@ -11,7 +11,7 @@ from quotas import reaper
 from quotas.leases import GRACE_MS
 from quotas.tasks import reap_leases
 from tests.metering.market import Market
-from tests.metering.scripts import admit, counter, settle
+from tests.metering.scripts import admit, counter, settle, write_former_lease
 
 #: A lease whose deadline and grace are over the moment it is made.
 OVER = -GRACE_MS - 1
@@ -31,7 +31,7 @@ def test_only_leases_past_their_grace_are_closed(market: Market) -> None:
     assert (row.id, row.status, row.settlement) == (dead.request_id, "unsettled", "reaped")
     assert (row.cost_amount, row.total_tokens) == (Decimal(0), 0)
     assert counter(market) == {"reserved": 100}
-    assert market.valkey.zcard(shards.leases_key(market.shard)) == 1
+    assert market.valkey.hlen(shards.leases_key(market.shard)) == 1
     market.assert_reconciled()
 
 
@@ -85,3 +85,23 @@ def test_a_shard_without_an_epoch_is_left_alone(market: Market) -> None:
     assert reaper.reap_expired() == 0
     assert reaper.reap(shard=market.shard, request_ids=[entry.request_id]) == 0
     assert (counter(market), market.waiting()) == ({"reserved": 100}, 0)
+
+
+def test_leases_of_former_versions_are_closed_like_others(market: Market) -> None:
+    """They were hashes, with their deadlines in a sorted set."""
+    market.drain()
+    dead, alive = market.entry(), market.entry()
+    for entry, deadline in ((dead, 0), (alive, 2**53)):
+        write_former_lease(market, entry, deadline)
+
+    assert reaper.reap_expired() == 1
+    market.drain()
+
+    assert UsageRecord.objects.get().id == dead.request_id
+    assert counter(market) == {"reserved": 100}
+    now = shards.now_key(market.shard, market.consumer.id)
+    assert market.valkey.hmget(now, "c:x", "p:x") == [b"1", b"600"]
+    period = market.spent_key(f"{market.month:%Y%m}")
+    assert market.valkey.hmget(period, "rt:x", "rm:USD") == [b"100", b"910"]
+    former = shards.former_leases_key(market.shard)
+    assert market.valkey.zrange(former, 0, -1) == [str(alive.request_id).encode()]

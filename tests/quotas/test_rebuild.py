@@ -18,7 +18,7 @@ from metering.positions import Fenced
 from metering.valkey import OneLife
 from quotas import sync
 from tests.metering.market import Market, database_url
-from tests.metering.scripts import admit, counter, epoch, settle
+from tests.metering.scripts import admit, counter, epoch, settle, write_former_lease
 
 
 def now(market: Market) -> dict[str, str]:
@@ -65,6 +65,23 @@ def assert_right(market: Market) -> None:
     assert spent(market, "20200101") == {}
     # What buckets hold the ledger does not know: emptied, a minute's tokens could be had twice.
     assert now(market) == {"p:key": "77", "p:key:at": "1"}
+
+
+def test_open_leases_of_former_versions_count_like_others(market: Market) -> None:
+    market.drain()
+    entry = market.entry()
+    write_former_lease(market, entry, float("inf"))
+    call_command("rebuild_quotas")
+
+    period = f"{market.month:%Y%m}"
+    assert counter(market) == {"used": 0, "reserved": 100}
+    assert now(market) == {"c:x": "1", "p:x": "500"}
+    assert spent(market, period) == {"rt:x": 100, "rm:USD": 910}
+    assert settle(market, entry)[0] == b"ok"
+    assert counter(market) == {"used": 30, "reserved": 0}
+    assert now(market) == {"c:x": "0", "p:x": "570"}
+    assert (spent(market, period)["rt:x"], spent(market, period)["rm:USD"]) == (0, 0)
+    assert market.valkey.exists(shards.former_leases_key(market.shard), shards.leases_key(market.shard)) == 0
 
 
 def test_whatever_was_wrong_is_as_the_ledger_and_the_open_leases_have_it(wrong_market: Market) -> None:
