@@ -139,7 +139,7 @@ async def test_a_settle_of_unknown_fate_is_not_repeated_in_another_epoch(
     assert await journalled(admission, record) == ["late"]  # it ran after all
 
     await admission._line.call(("FLUSHALL",), timeout=2)
-    await open_epoch(admission._line, 2)
+    await open_epoch(admission._lines[0], 2)
     await admission.refresh_epochs()
     for _ in range(2):
         await spool.settle_all(admission)

@@ -102,6 +102,8 @@ class Gateway:
         self._background = [create(self._keep_epochs()), create(self.spool.keep_settling(self.admission))]
 
     async def _stop(self) -> None:
+        for running in self._running:
+            running.cancel()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

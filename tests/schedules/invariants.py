@@ -60,7 +60,7 @@ def assert_each_call_is_a_row_once(told: Told, rows: list[UsageRecord], *, lost:
             assert as_told(row) == as_entered(told.settled[row.id])
         else:
             assert row.id in told.abandoned | told.refused, f"nobody made the call {row.id}"
-            assert (row.status, row.total_tokens, row.cost_amount) == ("unsettled", 0, 0)
+            assert (row.status, row.total_tokens, row.cost_amount) == ("unsettled", 0, Decimal(0))
     unheard = told.abandoned - ids.keys()
     assert lost or not unheard, f"abandoned calls are missing: {unheard}"
 

@@ -137,3 +137,5 @@ def test_what_schedules_are_to_show_was_seen(world: World) -> None:
     if world.disk is not None:
         wanted.add("full disk")
     assert not [what for what in wanted if not world.seen[what]]
+    if world.disk is None:
+        pytest.skip("a disk that is full needs root, and was left out")

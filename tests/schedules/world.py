@@ -161,7 +161,7 @@ class World:
         pipeline = client.pipeline(transaction=True)
         for shard in range(shards.SHARDS):
             pipeline.xrange(shards.journal_key(shard))
-        pipeline.execute_command(and_then)
+        pipeline.execute_command(and_then)  # type: ignore[no-untyped-call]
         entries = [fields for stream in pipeline.execute()[:-1] for _, fields in stream]
         return [fields[b"e"] for fields in entries if fields[b"s"] != b"reaped" and fields[b"e"][:1] == b"{"]
 
