@@ -23,11 +23,11 @@ from tests.schedules.offers import make_buyer
 from tests.schedules.schedule import OPENING_STEPS, STEPS, PlannedFault, Schedule, schedule
 from tests.schedules.world import World, log_since
 
-#: Seconds in which everything has to be well again once nothing is broken any more.
-HEALED_IN = 20.0
+#: Seconds in which everything has to be well again once nothing is broken any more; on a machine that has time, two.
+HEALED_IN = 45.0
 
 
-pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("db"), pytest.mark.timeout(200)]
 
 
 @pytest.mark.parametrize("seed", seeds())
@@ -103,7 +103,7 @@ def owned(world: World) -> list[int]:
 
 def test_drains_come_and_go_and_share_the_shards(world: World, offers: list[Offer]) -> None:
     world.heal()
-    world.settle_down(20)
+    world.settle_down(HEALED_IN)
     told, before = Told([make_buyer() for _ in range(8)], offers), Before()
     epochs = set(JournalPosition.objects.values_list("shard", "epoch"))
     calls = schedule(0).calls * 4
@@ -121,8 +121,8 @@ def test_drains_come_and_go_and_share_the_shards(world: World, offers: list[Offe
     wait_for(lambda: owned(world) == [20, 22, 22])
     world.end(first, signal.SIGKILL)
     wait_for(lambda: owned(world) == [32, 32])
-    world.gateway.finish(20)
-    world.settle_down(20)
+    world.gateway.finish(HEALED_IN)
+    world.settle_down(HEALED_IN)
 
     client = world.client()
     assert_all_hold(told, before, client, lost=False)
