@@ -15,6 +15,7 @@ from finance.consumer_months import charges_of
 from metering import shards
 from metering.journal import TOKEN_COUNTS, Entry
 from metering.models import (
+    DailyUsageRollup,
     DeadLetter,
     JournalBatch,
     JournalPosition,
@@ -87,15 +88,16 @@ def assert_sums_agree(consumers: list[uuid.UUID], rows: list[UsageRecord]) -> No
         sums = ledger[tuple(getattr(row, name) for name in ROLLED_UP)]
         sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + row.total_tokens, sums[2] + row.cost_amount
         tokens[row.consumer_id, row.service_id] += row.total_tokens
-    found = UsageRollup.objects.filter(consumer_id__in=consumers).values_list(*ROLLED_UP)
-    rollups = {
-        tuple(of): sums
-        for *of, requests, total, cost in found.annotate(
-            Sum("requests"), Sum("total_tokens"), Sum("cost_amount")
-        )
-        if any(sums := [requests, total, cost])
-    }
-    assert rollups == dict(ledger), "the rollups are not the ledger's sums"
+    for rollups in (UsageRollup, DailyUsageRollup):
+        found = rollups.objects.filter(consumer_id__in=consumers).values_list(*ROLLED_UP)
+        added = {
+            tuple(of): sums
+            for *of, requests, total, cost in found.annotate(
+                Sum("requests"), Sum("total_tokens"), Sum("cost_amount")
+            )
+            if any(sums := [requests, total, cost])
+        }
+        assert added == dict(ledger), f"{rollups.__name__} is not the ledger's sums"
     periods = QuotaPeriod.objects.filter(consumer_id__in=consumers)
     used = {(period.consumer_id, period.service_id): period.used for period in periods}
     assert used == dict(tokens), "the quota periods are not the ledger's sums"

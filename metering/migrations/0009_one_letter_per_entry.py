@@ -5,7 +5,7 @@ from django.db.models.functions import MD5
 
 
 class Migration(migrations.Migration):
-    dependencies = [("metering", "0007_distrusted_shards")]
+    dependencies = [("metering", "0008_usage_by_day")]
 
     operations = [
         migrations.RemoveConstraint("deadletter", "one_dead_letter_per_entry"),
