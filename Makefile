@@ -21,7 +21,7 @@ help:
 	@echo "make fmt           format the code"
 	@echo "make bench         measure the gateway beside others, ten minutes; needs wrk, nginx-light, npm"
 	@echo "make bench-scale   the same for longer, at more rates"
-	@echo "make soak          full load for MINUTES=10, then a stop under load; fails where anything is lost"
+	@echo "make soak          full load for MINUTES=10 and a stop under it, SCHEDULES=2000 of faults; fails where anything is lost"
 	@echo "make requirements  compile requirements*.in"
 	@echo "make clean         remove .venv, var/ and caches"
 
@@ -69,11 +69,14 @@ bench-scale: venv-dev
 	$(PY) -m bench.rebuild 1000000
 
 MINUTES ?= 10
+# Of faults, a second or two each.
+SCHEDULES ?= 2000
 # Some 42 requests each.
 EXAMPLES ?= 600
 soak: venv-dev
 	$(PY) -m bench --soak --minutes $(MINUTES)
 	ADMISSIONS=1000000 $(PY) -m pytest tests/quotas/test_many_at_once.py --timeout 3600
+	SCHEDULES=$(SCHEDULES) FIRST_SEED=$$(date +%s) $(PY) -m pytest tests/schedules
 	OPENAPI_EXAMPLES=$(EXAMPLES) OPENAPI_SEED=$$(date +%s) $(PY) -m pytest tests/live/test_openapi.py
 
 # The machine's own pip settings are left out: hashes and versions come from the public index alone.

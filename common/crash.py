@@ -3,10 +3,23 @@
 import os
 import signal
 
-_AT = os.environ.get("CRASH_AT")
+_name, _left = "", 0
+
+
+def arm(where: str) -> None:
+    """Have ``point`` die at this point; at the n-th time that it is passed, where ``where`` is ``name:n``."""
+    global _name, _left
+    _name, _, times = where.partition(":")
+    _left = int(times or 1)
 
 
 def point(name: str) -> None:
-    """Die here by SIGKILL where ``CRASH_AT`` names this point. Nothing otherwise."""
-    if name == _AT:
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Die here by SIGKILL where ``CRASH_AT`` or ``arm`` names this point. Nothing otherwise."""
+    global _left
+    if name == _name:
+        _left -= 1
+        if _left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get("CRASH_AT", ""))

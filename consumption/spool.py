@@ -24,9 +24,9 @@ from typing import IO, Protocol
 
 import hiredis
 
-from metering import journal
+from metering import journal, shards
 from quotas.admission import StaleEpoch
-from quotas.line import LineError
+from quotas.line import LineError, OutcomeUnknown
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ PAUSE_SECONDS = 0.5
 
 class Settler(Protocol):
     """What the spool needs of admission."""
+
+    def known_epoch(self, shard: int) -> str: ...
 
     async def settle(self, entry: journal.Entry, encoded: bytes, *, epoch: str) -> str: ...
 
@@ -173,15 +175,18 @@ class Spool:
 
 async def _hand_in(record: Record, settler: Settler) -> bool:
     """Settle or append one record; False where Valkey did not answer."""
+    epoch = record.epoch or settler.known_epoch(shards.shard_of(record.entry.consumer_id))
     try:
         if not record.append and time.time() - record.since < REPEAT_SECONDS:
-            await settler.settle(record.entry, record.encoded, epoch=record.epoch)
+            await settler.settle(record.entry, record.encoded, epoch=epoch)
         else:
             await settler.append(record.entry, record.encoded)
     except StaleEpoch:
         record.append = True
         return False
     except (LineError, hiredis.ReplyError) as error:
+        if isinstance(error, OutcomeUnknown):
+            record.epoch = epoch  # in another one nothing would know of this try, and it would count twice
         log.warning("spooled settle waits: %s", type(error).__name__)
         return False
     return True

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models.functions import MD5
 
 from accounts.models import Consumer
 from catalog.models import PriceVersion, Service, Tier
@@ -375,7 +376,8 @@ class DeadLetter(models.Model):
         db_table = "dead_letters"
         ordering = ("-created_at",)
         constraints = (
-            models.UniqueConstraint(fields=("shard", "epoch", "stream_id"), name="one_dead_letter_per_entry"),
+            # In whatever epoch it is read again. Ids alone might come again where a clock was set back.
+            models.UniqueConstraint("shard", "stream_id", MD5("entry"), name="one_dead_letter_per_entry"),
         )
 
     def __str__(self) -> str:

@@ -11,8 +11,8 @@ from django.db import connection
 
 from metering.shards import SHARDS
 
-# The first of the two numbers of an advisory lock; the second is a shard, or the drain's server process.
-_SHARD_LOCK = 0x6A6F7572
+#: The first of the two numbers of an advisory lock; the second is a shard, or the drain's server process.
+SHARD_LOCK = 0x6A6F7572
 _DRAIN_LOCK = 0x64726169
 
 
@@ -37,7 +37,7 @@ class Ownership:
     def _give_up(self, shards: list[int]) -> None:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT pg_advisory_unlock(%s, shard) FROM unnest(%s) AS shard", [_SHARD_LOCK, shards]
+                "SELECT pg_advisory_unlock(%s, shard) FROM unnest(%s) AS shard", [SHARD_LOCK, shards]
             )
         self.shards -= set(shards)
 
@@ -45,7 +45,7 @@ class Ownership:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT shard, pg_try_advisory_lock(%s, shard) FROM unnest(%s) AS shard",
-                [_SHARD_LOCK, shards],
+                [SHARD_LOCK, shards],
             )
             self.shards |= {shard for shard, is_ours in cursor.fetchall() if is_ours}
 
@@ -59,9 +59,9 @@ def _survey() -> tuple[int, list[int]]:
             WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid::bigint IN (%s, %s)
             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
             """,
-            [_SHARD_LOCK, _DRAIN_LOCK],
+            [SHARD_LOCK, _DRAIN_LOCK],
         )
         locks = cursor.fetchall()
     drains = sum(1 for kind, _ in locks if kind == _DRAIN_LOCK)
-    owned = {number for kind, number in locks if kind == _SHARD_LOCK}
+    owned = {number for kind, number in locks if kind == SHARD_LOCK}
     return drains, [shard for shard in range(SHARDS) if shard not in owned]

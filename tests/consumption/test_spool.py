@@ -13,7 +13,7 @@ from consumption.spool import Spool
 from devstack.valkey import Valkey
 from metering import journal, shards
 from quotas.admission import Admission
-from tests.harness.admission import opened_admission
+from tests.harness.admission import open_epoch, opened_admission
 
 
 @pytest.fixture
@@ -123,6 +123,27 @@ async def test_a_record_of_another_epoch_is_appended(tmp_path: Path, admission: 
     await spool.keep(record, epoch="7:" + "0" * 40, append=False)
     await spool.settle_all(admission)
     await spool.settle_all(admission)
+    assert await journalled(admission, record) == ["replay"]
+    spool.close()
+
+
+async def test_a_settle_of_unknown_fate_is_not_repeated_in_another_epoch(
+    tmp_path: Path, admission: Admission, own_valkey: Valkey
+) -> None:
+    """While the shard was being opened there was no epoch to settle in; the try that followed was in one."""
+    spool, record = opened(tmp_path), encoded()
+    await spool.keep(record, epoch="", append=False)
+    own_valkey.pause()
+    await spool.settle_all(admission)
+    own_valkey.resume()
+    assert await journalled(admission, record) == ["late"]  # it ran after all
+
+    await admission._line.call(("FLUSHALL",), timeout=2)
+    await open_epoch(admission._lines[0], 2)
+    await admission.refresh_epochs()
+    for _ in range(2):
+        await spool.settle_all(admission)
+
     assert await journalled(admission, record) == ["replay"]
     spool.close()
 

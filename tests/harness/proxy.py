@@ -38,6 +38,7 @@ class Link:
 
     latency: float = 0.0
     bandwidth: float | None = None
+    awaited: bytes | None = None
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -63,7 +64,8 @@ class Connection:
 def abort(writer: asyncio.StreamWriter) -> None:
     raw: socket.socket | None = writer.get_extra_info("socket")
     if raw is not None:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        with contextlib.suppress(OSError):  # it was closed a moment ago
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     writer.transport.abort()
 
 
@@ -79,6 +81,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._listener: asyncio.Server | None = None
+        self._held = threading.Event()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -123,6 +126,12 @@ class Proxy:
         """What was held back arrives now."""
         for direction in directions or BOTH:
             self._loop.call_soon_threadsafe(self.links[direction].flowing.set)
+
+    def hold_answer_to(self, words: bytes) -> threading.Event:
+        """As soon as these words pass to the server, nothing comes back until ``resume``. The event says when."""
+        self._held.clear()
+        self.links[Direction.TO_SERVER].awaited = words
+        return self._held
 
     def cut(self) -> None:
         """End all connections in order (FIN)."""
@@ -208,6 +217,10 @@ class Proxy:
             await link.flowing.wait()
             if not chunk:
                 break
+            if link.awaited is not None and link.awaited in chunk:
+                link.awaited = None
+                self.links[Direction.TO_CLIENT].flowing.clear()
+                self._held.set()
             for piece in pieces(chunk, link.bandwidth):
                 sink.write(piece)
                 await sink.drain()

@@ -82,6 +82,17 @@ def test_a_poisoned_entry_becomes_a_letter_and_the_others_rows(
     market.assert_reconciled()
 
 
+def test_an_entry_that_comes_again_in_another_epoch_is_one_letter(market: Market) -> None:
+    """As it does where a drain dies before it trims, and Valkey comes back."""
+    journal_key, fields = shards.journal_key(market.shard), {"e": b"nothing", "s": "lease"}
+    for entry in (fields, fields, fields | {"e": b"another"}):
+        market.valkey.delete(journal_key, shards.epoch_key(market.shard))
+        market.valkey.xadd(journal_key, entry, id="5-1")  # type: ignore[arg-type]
+        market.drain()
+
+    assert sorted(bytes(letter.entry) for letter in DeadLetter.objects.all()) == [b"another", b"nothing"]
+
+
 @pytest.mark.parametrize("fields", [{"x": "y"}, {"e": b"{}"}, {"s": "lease"}, {"e": b"{}", "s": "\0odd" * 9}])
 def test_an_entry_without_its_fields_becomes_a_letter(market: Market, fields: Any) -> None:
     market.valkey.xadd(shards.journal_key(market.shard), fields)
