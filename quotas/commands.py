@@ -36,10 +36,10 @@ def _load(name: str, *functions: Path) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, RENEW, APPEND = map(_load, ("admit", "renew", "append"))
+ADMIT, RENEW, APPEND, SHARE, LEND = map(_load, ("admit", "renew", "append", "share", "lend"))
 SETTLE = _load("settle", _GIVE_BACK, lua.SPEND)
 RELEASE, REAP = _load("release", _GIVE_BACK), _load("reap", _GIVE_BACK)
-SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
+SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND, SHARE, LEND)
 
 
 class Counted(NamedTuple):

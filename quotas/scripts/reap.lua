@@ -21,7 +21,8 @@ for _, id in ipairs(ids) do
   if lease[1] then
     redis.call('HINCRBY', lease[1], 'reserved', -lease[2])
     if lease[4] then give_back(lease[4], lease[2], lease[5], 0) end
-    redis.call('XADD', KEYS[3], '*', 'e', lease[3], 's', 'reaped')
+    -- A share of a gateway is no call, and of one that was let in out of it the spool tells.
+    if lease[3] then redis.call('XADD', KEYS[3], '*', 'e', lease[3], 's', 'reaped') end
     redis.call('DEL', key)
     closed = closed + 1
   end
