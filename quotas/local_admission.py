@@ -5,8 +5,8 @@ further limit that refuses (of its key, of money, of calls that run) is refused 
 """
 
 import math
-import time
 from dataclasses import dataclass
+from time import monotonic
 
 from common.ids import milliseconds_of
 from metering import shards
@@ -45,11 +45,11 @@ class LocalAdmission:
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._buckets: dict[str, Bucket] = {}
-        self._alone_since = time.monotonic()
+        self._alone_since = monotonic()
 
     def not_alone(self) -> None:
         """Limits are counted in Valkey at this moment. Whatever is let in here later flows in from now on."""
-        self._alone_since = time.monotonic()
+        self._alone_since = monotonic()
         self._buckets.clear()
 
     def admit(self, ask: Ask) -> tuple[Lease, Taken]:
@@ -111,7 +111,7 @@ class Bucket:
         self.at = since
 
     def fill(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         self.level = min(self.rate, self.level + (now - self.at) * self.rate)
         self.at = now
 

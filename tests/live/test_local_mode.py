@@ -31,9 +31,9 @@ def start(stack: Stack) -> Iterator[START]:
     """Starts gateways that are stopped with the test, so that none holds a share any longer."""
     started: list[GatewayProcess] = []
 
-    def one(**environment: str) -> GatewayProcess:
-        spool = environment.pop("SPOOL_DIR", str(stack.folder / f"spool-{uuid.uuid4()}"))
-        started.append(stack.start_gateway(SPOOL_DIR=spool, MAX_GATEWAYS="2", **environment))
+    def one(spool: str = "", port: int = 0) -> GatewayProcess:
+        spool = spool or str(stack.folder / f"spool-{uuid.uuid4()}")
+        started.append(stack.start_gateway(port=port, SPOOL_DIR=spool, MAX_GATEWAYS="2"))
         return started[-1]
 
     yield one
@@ -101,10 +101,10 @@ def others_of(stack: Stack, service: Service, gateway: GatewayProcess) -> list[t
 def test_a_share_is_served_while_valkey_stalls_and_no_more(
     stack: Stack, start: START, service: Service
 ) -> None:
-    before = set(stack.logged_calls())
     key, text = limited_key(service)
     gateway = start()
     others = others_of(stack, service, gateway)
+    before = set(stack.logged_calls())
     share = warm_up(stack, key, text, service, gateway)
     used, _ = live_counters(stack, key)
     # What one of two gateways may hold: half of what remained when it asked.
@@ -180,7 +180,7 @@ def test_a_gateway_killed_in_local_mode_loses_nothing(stack: Stack, start: START
     before = set(stack.logged_calls())
     key, text = limited_key(service)
     spool = str(stack.folder / f"spool-{uuid.uuid4()}")
-    gateway = start(SPOOL_DIR=spool)
+    gateway = start(spool)
     warm_up(stack, key, text, service, gateway)
     stack.valkey.pause()
     load = Load(gateway.url, service, text)
@@ -196,7 +196,7 @@ def test_a_gateway_killed_in_local_mode_loses_nothing(stack: Stack, start: START
         gateway.kill()
         hanging.join()
     stack.valkey.resume()
-    successor = start(port=gateway.port, SPOOL_DIR=spool)
+    successor = start(spool, gateway.port)
     wait_for(lambda: len(records(key)) == 22, seconds=20)
     open_ones = [row for row in records(key).values() if row.status == "unsettled"]
     assert [row.total_tokens for row in open_ones] == [0]

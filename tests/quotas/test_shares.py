@@ -14,7 +14,7 @@ from consumption.local_mode import LocalMode
 from consumption.spool import Spool
 from devstack.valkey import Valkey
 from metering import journal, shards
-from quotas import errors, local_admission
+from quotas import errors
 from quotas import shares as shares_module
 from quotas.admission import Admission, Ask, Lease, StaleEpoch
 from quotas.commands import Counted, Ready
@@ -297,7 +297,7 @@ async def test_requests_flow_in_at_the_gateways_part_of_the_rate(
 ) -> None:
     ready = ready_for(requests_per_second=20, tokens_per_month=None)
     now = [1_000.0]
-    monkeypatch.setattr(local_admission.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("quotas.local_admission.monotonic", lambda: now[0])
     alone = LocalAdmission(Shares(admission, gateways=2))
 
     def let_in() -> int:
