@@ -63,7 +63,7 @@ class Runtime:
         self._alone = LocalAdmission(self.shares)
         local = LocalMode(self._alone, self.spool)
         self.settlement = Settlement(self.admission, self.spool, local)
-        self.presence = Presence(self.settlement, self.spool)
+        self.presence = Presence(self.settlement, self.spool, lambda: self.mode)
         self.gateway = Gateway(
             keyring=Keyring(proofs.of_process(), SharedProofs(self._shared_proof)),
             admission=self.admission,
