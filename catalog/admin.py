@@ -238,7 +238,7 @@ class ServiceAdmin(AuditedAdmin):
                     ("deadline_seconds", "stream_deadline_seconds"),
                     ("connect_seconds", "first_byte_seconds"),
                     ("idle_seconds", "least_bytes_per_second"),
-                    "on_client_gone",
+                    ("on_client_gone", "outage_mode"),
                 )
             },
         ),

@@ -92,6 +92,10 @@ class Service(models.Model):
         CONFIDENTIAL = 2
         RESTRICTED = 3
 
+    class OutageMode(models.TextChoices):
+        CLOSED = "closed", "Refuse calls (503)"
+        LOCAL = "local", "Serve them out of each gateway's share"
+
     class OnClientGone(models.TextChoices):
         CANCEL = "cancel", "Cancel the upstream's work"
         DRAIN = "drain", "Read the upstream to its end"
@@ -168,6 +172,14 @@ class Service(models.Model):
         db_default=OnClientGone.CANCEL,
         help_text="What becomes of a stream whose caller went away. What was delivered is charged either way.",
     )
+    outage_mode = models.CharField(
+        max_length=10,
+        choices=OutageMode,
+        default=OutageMode.CLOSED,
+        db_default=OutageMode.CLOSED,
+        help_text="What becomes of calls while Valkey, which counts the limits, is away. For local mode every gateway "
+        "holds a share of each consumer's quota in advance.",
+    )
     tokenizer = models.CharField(
         max_length=10,
         choices=Tokenizer,
@@ -211,6 +223,9 @@ class Service(models.Model):
             ),
             models.CheckConstraint(
                 condition=models.Q(on_client_gone__in=("cancel", "drain")), name="valid_on_client_gone"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(outage_mode__in=("closed", "local")), name="valid_outage_mode"
             ),
             models.CheckConstraint(
                 condition=models.Q(tokenizer__in=("", "o200k", "split")), name="valid_tokenizer"

@@ -95,10 +95,17 @@ class OfferSerializer(serializers.ModelSerializer[Entitlement]):
     sla = serializers.DictField(source="service.sla", child=serializers.FloatField())
     limits = LimitsSerializer(source="*")
     default_max_tokens = serializers.IntegerField(source="service.default_max_tokens")
+    outage_mode = serializers.ChoiceField(
+        source="service.outage_mode",
+        choices=Service.OutageMode.values,
+        help_text="What becomes of calls while limits cannot be counted: closed, they are answered 503; local, "
+        "some are served.",
+    )
 
     class Meta:
         model = Entitlement
         fields = (
             "id", "name", "version", "status", "region", "pricing", "sla", "limits", "default_max_tokens",
+            "outage_mode",
         )  # fmt: skip
         read_only_fields = fields

@@ -74,6 +74,8 @@ class Offer:
     idle_seconds: int
     least_bytes_per_second: int | None
     on_client_gone: str
+    #: Whether it is served out of a gateway's share while Valkey is away.
+    local: bool
     tokenizer: str
     fallback_id: uuid.UUID | None
     testing: bool
@@ -214,6 +216,7 @@ def _offer(service: Service, endpoints: tuple[Endpoint, ...], prices: tuple[Pric
         idle_seconds=service.idle_seconds,
         least_bytes_per_second=service.least_bytes_per_second,
         on_client_gone=service.on_client_gone,
+        local=service.outage_mode == Service.OutageMode.LOCAL,
         tokenizer=service.tokenizer,
         fallback_id=service.fallback_id,
         testing=service.testing,

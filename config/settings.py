@@ -249,6 +249,8 @@ EXPORT_DIR = Path(env("EXPORT_DIR", str(VAR_DIR / "exports")))
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.
 JOURNAL_BOUND = int(env("JOURNAL_BOUND", "1000000"))
+#: The largest number of gateways there may be: each holds that part of the limits of services in local mode.
+MAX_GATEWAYS = int(env("MAX_GATEWAYS", "4"))
 #: How many upstream connections one gateway opens at most.
 UPSTREAM_MAX_CONNECTIONS = int(env("UPSTREAM_MAX_CONNECTIONS", "2000"))
 #: Networks that upstreams, and publishers of keys, may live in although they are not public (CIDR, comma-separated).

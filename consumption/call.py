@@ -83,6 +83,8 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     tier: str
     limits: LimitSet
     ready: Ready
+    #: Whether this gateway holds a share of the quota, for local mode.
+    shared: bool = False
 
 
 class Routing(msgspec.Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from consumption.call import ADMIT, AUTHENTICATE, POLICY, RESOLVE, Call, Routing
 from consumption.dialects.base import Answer, PaidRequest
 from consumption.errors import AccessDenied, PolicyDenied, ServiceNotFound, ServiceSuspended
 from consumption.idempotency import Idempotency
+from consumption.local_mode import LocalMode
 from consumption.paid_call import PaidCall
 from consumption.protocols.exchanges import routing_of
 from consumption.relay import Stream
@@ -28,9 +29,11 @@ from metering import journal
 from policy.engine import Decision, PolicyEngine, Question, classification_of
 from quotas.admission import Admission, Ask, Lease
 from quotas.commands import Counted, Ready
-from quotas.errors import QUOTA_REFUSALS, RATE_REFUSALS, LimitReached
-from quotas.limits import limits_of
+from quotas.errors import QUOTA_REFUSALS, RATE_REFUSALS, Away, LimitReached, QuotaReserved
+from quotas.limits import limits_of, may_be_shared
 from quotas.names import names_of
+from quotas.refusals import RETRY_SECONDS
+from quotas.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class Gateway:
         admission: Admission,
         upstream: Upstream,
         settlement: Settlement,
+        shares: Shares,
+        local: LocalMode,
         tokenizer: Tokenizer,
         idempotency: Idempotency,
         events: EventBuffer,
@@ -54,6 +59,8 @@ class Gateway:
         self.admission = admission
         self.upstream = upstream
         self.settlement = settlement
+        self.shares = shares
+        self.local = local
         self.tokenizer = tokenizer
         self.idempotency = idempotency
         self.events = events
@@ -142,7 +149,7 @@ class Gateway:
         held = limits_of(grant, offer, price.price, limits)
         counted = Counted(grant.limits.lineage, price.price.currency)
         ready = Ready(names_of(grant.consumer_id, offer.id), held, counted)
-        return Terms(grant, offer, price, tier, held, ready)
+        return Terms(grant, offer, price, tier, held, ready, shared=offer.local and may_be_shared(held))
 
     def route(self, call: Call, terms: Terms, request: PaidRequest) -> Routing:
         """Where the call may go: the service's endpoints, then those of its fallbacks that policy allows it too.
@@ -202,16 +209,31 @@ class Gateway:
             ready=terms.ready,
         )
         try:
-            lease = await self.admission.admit(ask)
+            try:
+                lease = await self.admission.admit(ask)
+            except Away:
+                lease = await self._admit_alone(ask, terms.offer)
         except LimitReached as refusal:
             call.rate = refusal.rate
             if isinstance(refusal, QUOTA_REFUSALS):
                 self._refused(metrics.QUOTA_EXCEEDED, "quota_exceeded", call, terms)
             elif isinstance(refusal, RATE_REFUSALS):
                 self._refused(metrics.RATE_LIMITS_EXCEEDED, "rate_limit_exceeded", call, terms)
+            if terms.shared and isinstance(refusal, QuotaReserved):
+                self.shares.crowded(terms.ready)
             raise
+        if terms.shared:
+            self.shares.seen(terms.ready)
         call.rate = lease.rate
         self.settlement.opened(lease)
+        return lease
+
+    async def _admit_alone(self, ask: Ask, offer: Offer) -> Lease:
+        """Out of this gateway's share, where Valkey is away and the service is one that allows it."""
+        if not offer.local:
+            raise Away(retry_after=RETRY_SECONDS)
+        lease = await self.local.admit(ask)
+        metrics.LOCAL_ADMISSIONS.add(offer.text)
         return lease
 
     def _refused(self, counter: metrics.Tally, event: events.Type, call: Call, terms: Terms) -> None:

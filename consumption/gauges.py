@@ -9,6 +9,7 @@ from django.db.models.functions import Abs
 
 from catalog.snapshot import Snapshot
 from consumption import metrics
+from consumption.local_mode import MODES
 from consumption.routing import Router
 from consumption.runtime import Runtime
 from quotas.line import LineError
@@ -24,6 +25,8 @@ async def observe(running: Runtime) -> None:
     metrics.ANALYTICS_DROPPED.set(running.events.dropped)
     metrics.OPEN_CALLS.set(running.settlement.open_calls)
     metrics.SPOOLED.set(len(running.spool))
+    for mode in MODES:
+        metrics.GATEWAY_MODE.labels(mode).set(mode == running.mode)
     observe_endpoints(running.gateway.snapshot, running.gateway.upstream.router)
     clients = 0
     try:

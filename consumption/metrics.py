@@ -112,6 +112,18 @@ OPEN_CALLS = Gauge("consumption_open_calls", "Calls let in and not yet settled."
 SPOOLED = Gauge(
     "consumption_spooled_records", "Settled calls that Valkey has not confirmed.", registry=REGISTRY
 )
+LOCAL_ADMISSIONS = Tally(
+    "consumption_local_admissions_total",
+    "Calls that this process let in by itself, out of its share.",
+    ("service_id",),
+)
+GATEWAY_MODE = Gauge(
+    "consumption_gateway_mode",
+    "Who decides about limits, 1 where it is so: normal, Valkey; local, this process, for services that say so; "
+    "closed, nobody.",
+    ("mode",),
+    registry=REGISTRY,
+)
 UPSTREAM_ENDPOINT_STATE = Gauge(
     "upstream_endpoint_state",
     "Breaker of an endpoint in this process: 0 closed, 1 half-open, 2 open.",

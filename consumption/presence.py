@@ -6,6 +6,7 @@ from functools import partial
 
 from common import clock
 from common.ids import moment_of
+from consumption.local_mode import Mode
 from consumption.settlement import Settlement
 from consumption.spool import Spool
 from metering import gateways
@@ -14,9 +15,10 @@ from metering import gateways
 class Presence:
     """One gateway on the register. Its statements are made in the event loop, and written by a thread."""
 
-    def __init__(self, settlement: Settlement, spool: Spool) -> None:
+    def __init__(self, settlement: Settlement, spool: Spool, mode: Callable[[], Mode]) -> None:
         self._settlement = settlement
         self._spool = spool
+        self._mode = mode
         self._host = socket.gethostname()
         self._started_at = clock.now()
 
@@ -41,4 +43,5 @@ class Presence:
             open_calls=self._settlement.open_calls,
             spooled=len(self._spool),
             oldest_open=moment_of(min(held)) if held else None,
+            mode=self._mode(),
         )

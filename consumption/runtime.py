@@ -22,6 +22,7 @@ from consumption.endpoint_troubles import TroubleTeller
 from consumption.gateway import Gateway
 from consumption.idempotency import Idempotency
 from consumption.kept_answers import KeptAnswers
+from consumption.local_mode import LocalMode, Mode
 from consumption.presence import Presence
 from consumption.settlement import Settlement
 from consumption.spool import Spool
@@ -38,6 +39,8 @@ from quotas import safety
 from quotas.admission import Admission
 from quotas.cluster import Cluster
 from quotas.line import Argument, Line, LineError, Lines
+from quotas.local_admission import LocalAdmission
+from quotas.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +59,18 @@ class Runtime:
         self.admission = Admission(
             self.line, gateway=f"{self.spool.name}:{time.time_ns()}", journal_bound=settings.JOURNAL_BOUND
         )
-        self.settlement = Settlement(self.admission, self.spool)
-        self.presence = Presence(self.settlement, self.spool)
+        self.shares = Shares(self.admission, gateways=settings.MAX_GATEWAYS)
+        self._alone = LocalAdmission(self.shares)
+        local = LocalMode(self._alone, self.spool)
+        self.settlement = Settlement(self.admission, self.spool, local)
+        self.presence = Presence(self.settlement, self.spool, lambda: self.mode)
         self.gateway = Gateway(
             keyring=Keyring(proofs.of_process(), SharedProofs(self._shared_proof)),
             admission=self.admission,
             upstream=Upstream(max_connections=settings.UPSTREAM_MAX_CONNECTIONS),
             settlement=self.settlement,
+            shares=self.shares,
+            local=local,
             tokenizer=Tokenizer(),
             idempotency=Idempotency(
                 KeptAnswers(self.line, most_bytes=settings.IDEMPOTENCY_MAX_ANSWER_BYTES), self.settlement
@@ -99,6 +107,7 @@ class Runtime:
             self._keep_last_used(),
             self.settlement.keep_renewing(),
             self.spool.keep_settling(self.admission),
+            self.shares.keep_refreshing(),
             self.events.run(self._send_events),
             self._troubles.keep_telling(),
             self._keep_reporting(),
@@ -116,6 +125,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.shares.give_back()
         await self._write_last_used()
         await self._write(self.presence.leave)
         self._changes.stop()
@@ -133,14 +143,28 @@ class Runtime:
             "postgresql": "up" if self._changes.connected else "down",
             "valkey": (self.valkey_unsafe or "up") if self.line.is_open else "down",
             "limits": "live" if self.admission.is_live else "rebuilding",
+            "admission": self.mode,
             "catalogue": "loaded" if self.catalogue_loaded else "missing",
         }
 
     @property
     def is_ready(self) -> bool:
-        """Whether calls with a known key would be served. PostgreSQL may be down for that."""
-        live = self.admission.is_partly_live if settings.VALKEY_CLUSTER else self.admission.is_live
-        return self.catalogue_loaded and live and not self.valkey_unsafe
+        """Whether calls with a known key would be served. PostgreSQL may be down for that, and Valkey in local mode."""
+        if not self.catalogue_loaded or self.valkey_unsafe:
+            return False
+        return self._is_live or (self.mode == "local" and self.shares.any_held)
+
+    @property
+    def _is_live(self) -> bool:
+        return self.admission.is_partly_live if settings.VALKEY_CLUSTER else self.admission.is_live
+
+    @property
+    def mode(self) -> Mode:
+        """Who decides about limits now."""
+        if self._is_live:
+            return "normal"
+        offers = self.gateway.snapshot.offers.values()
+        return "local" if not self.line.is_open and any(offer.local for offer in offers) else "closed"
 
     @property
     def valkey_unsafe(self) -> str:
@@ -178,7 +202,10 @@ class Runtime:
             with contextlib.suppress(LineError, hiredis.ReplyError):
                 if not self.admission.is_live:
                     await self.admission.refresh_epochs()
-                elif not reaped:
+                    continue
+                self._alone.not_alone()
+                # Not before what they served by themselves is counted: their shares hold the room for it.
+                if not reaped and not self.spool.has_adopted:
                     await self._reap_predecessors()
                     reaped = True
 

@@ -13,6 +13,7 @@ from common.errors import Unavailable
 from common.money import ZERO, plain
 from consumption.call import Call, Terms
 from consumption.dialects.base import PaidRequest
+from consumption.local_mode import LocalMode
 from consumption.replies import Reply
 from consumption.spool import Spool
 from metering import journal
@@ -84,9 +85,10 @@ def failed_entry(
 class Settlement:
     """The open leases of this gateway, and the way their calls end."""
 
-    def __init__(self, admission: Admission, spool: Spool) -> None:
+    def __init__(self, admission: Admission, spool: Spool, local: LocalMode) -> None:
         self._admission = admission
         self._spool = spool
+        self._local = local
         self._open: dict[uuid.UUID, tuple[int, asyncio.Task[object] | None]] = {}
         self._lost: set[uuid.UUID] = set()
         #: Set while no call is open.
@@ -115,7 +117,10 @@ class Settlement:
     async def release(self, lease: Lease) -> None:
         """End a call that never left for the upstream: it consumes no quota and leaves no record."""
         self._closed(lease.request_id)
-        await self._admission.release(lease)
+        if lease.request_id in self._local.calls:
+            await self._local.release(lease.request_id)
+        else:
+            await self._admission.release(lease)
 
     def lost(self, request_id: uuid.UUID) -> bool:
         """Whether the call was cut because its lease had ended."""
@@ -127,6 +132,9 @@ class Settlement:
         Raises ``Unavailable`` where neither worked; the entry is still being handed in from memory.
         """
         encoded = journal.encode(entry)
+        if self._local.calls and entry.request_id in self._local.calls:
+            await self._settle_locally(entry, encoded)
+            return
         epoch = self._admission.known_epoch(shard)
         if entry.request_id in self._open:
             self._open[entry.request_id] = (shard, None)  # what is being settled is cut by nobody
@@ -141,6 +149,12 @@ class Settlement:
             # Whoever waited has gone; whether it was settled is not known, and what was used is owed all the same.
             await self._keep(encoded, epoch, append=False)
             raise
+        finally:
+            self._closed(entry.request_id)
+
+    async def _settle_locally(self, entry: journal.Entry, encoded: bytes) -> None:
+        try:
+            await self._local.settle(entry, encoded)
         finally:
             self._closed(entry.request_id)
 
@@ -164,6 +178,8 @@ class Settlement:
             await asyncio.sleep(RENEW_EVERY_SECONDS)
             by_shard: dict[int, list[uuid.UUID]] = defaultdict(list)
             for request_id, (shard, _) in self._open.items():
+                if request_id in self._local.calls:
+                    continue  # it has none
                 by_shard[shard].append(request_id)
             for shard, request_ids in by_shard.items():
                 await self._renew(shard, request_ids)

@@ -6,17 +6,21 @@ Every gateway owns one slot below ``SPOOL_DIR`` for as long as it lives, by a lo
     SPOOL_DIR/slot-0/name           the slot's name, made once; leases are signed with it
     SPOOL_DIR/slot-0/records.jsonl  what is still to be settled
 
+Besides settles that Valkey did not confirm these are the calls of local mode, from before they go upstream on.
+
 A slot that nobody holds had an owner that died: whoever starts next takes its records over.
 """
 
 import asyncio
 import base64
+import contextlib
 import fcntl
 import json
 import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +42,7 @@ PAUSE_SECONDS = 0.5
 class Settler(Protocol):
     """What the spool needs of admission."""
 
-    def known_epoch(self, shard: int) -> str: ...
+    def reaches(self, shard: int) -> bool: ...
 
     async def settle(self, entry: journal.Entry, encoded: bytes, *, epoch: str) -> str: ...
 
@@ -47,12 +51,22 @@ class Settler(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """One settled call. ``since``: when it was first tried; ``epoch``: the shard's epoch then, or empty."""
+    """One settled call. ``since``: when it was first tried; ``epoch``: the shard's epoch then, or empty.
+
+    ``local``: Valkey was never told of it; ``share``: what it was let in out of. ``open``: it is not settled yet, and
+    this is the entry for the case that it never is. ``gone``: it came to nothing.
+    """
 
     encoded: bytes
-    since: float
-    epoch: str
-    append: bool
+    since: float = 0.0
+    epoch: str = ""
+    append: bool = False
+    local: bool = False
+    open: bool = False
+    share: str = ""
+    gone: bool = False
+    adopted: bool = False
+    on_lent: Callable[[], None] | None = None
     entry: journal.Entry = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +79,8 @@ class Record:
             "append": self.append,
             "entry": base64.b64encode(self.encoded).decode(),
         }
+        if self.local:
+            text |= {"local": True, "open": self.open, "share": self.share, "gone": self.gone}
         return json.dumps(text).encode() + b"\n"
 
 
@@ -107,7 +123,14 @@ class Spool:
         self.predecessors.add(_name_of(slot))
         records = slot / "records.jsonl"
         for record in _read(records):
-            self._records[record.entry.request_id] = record
+            record.adopted = True
+            # What was open is over, and was not settled.
+            record.append = record.append or record.open
+            record.open = False
+            if record.gone:
+                self._records.pop(record.entry.request_id, None)
+            else:
+                self._records[record.entry.request_id] = record
         if slot != self._slot:
             self._rewrite()
             records.unlink(missing_ok=True)
@@ -116,15 +139,34 @@ class Spool:
         return len(self._records)
 
     @property
+    def has_adopted(self) -> bool:
+        """Whether records of an earlier owner are still to be handed in."""
+        return any(record.adopted for record in self._records.values())
+
+    @property
     def oldest(self) -> uuid.UUID | None:
         """The oldest call that waits here."""
         return min(self._records, default=None)
 
     async def keep(self, encoded: bytes, *, epoch: str, append: bool) -> None:
         """Hold a record; returns once it is on disk. Raises ``OSError`` where it cannot be written there."""
-        record = Record(encoded, time.time(), epoch, append)
+        await self.hold(Record(encoded, time.time(), epoch, append))
+
+    async def hold(self, record: Record) -> None:
+        """``keep``, of a record that is made; it replaces an earlier one of the same call."""
         self._records[record.entry.request_id] = record
-        await asyncio.get_running_loop().run_in_executor(self._disk, self._write, record.line())
+        await self._written(record.line())
+
+    async def drop(self, request_id: uuid.UUID) -> None:
+        """A call that was held came to nothing."""
+        record = self._records.pop(request_id, None)
+        if record is not None:
+            record.gone = True
+            with contextlib.suppress(OSError):
+                await self._written(record.line())
+
+    async def _written(self, lines: bytes) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._write, lines)
 
     def _write(self, line: bytes) -> None:
         if self._file is None:
@@ -149,7 +191,10 @@ class Spool:
     async def settle_all(self, settler: Settler) -> None:
         """Hand every record in, as far as Valkey answers. Harmless to repeat."""
         settled = 0
+        await self._begin(settler)
         for request_id, record in list(self._records.items()):
+            if record.open:
+                continue
             if not await _hand_in(record, settler):
                 break
             self._records.pop(request_id, None)
@@ -157,12 +202,27 @@ class Spool:
         if settled and not self._records:
             await asyncio.get_running_loop().run_in_executor(self._disk, self._rewrite)
 
+    async def _begin(self, settler: Settler) -> None:
+        """Write down that calls of local mode are about to be told of: from here on their fate may be unknown."""
+        lines = []
+        for record in self._records.values():
+            shard = shards.shard_of(record.entry.consumer_id)
+            is_new = record.local and not record.open and not record.append and not record.since
+            if is_new and settler.reaches(shard):
+                record.since, record.epoch = time.time(), settler.known_epoch(shard)
+                lines.append(record.line())
+        if lines:
+            await self._written(b"".join(lines))
+
     async def keep_settling(self, settler: Settler) -> None:
         """``settle_all`` until cancelled."""
         while True:
             await asyncio.sleep(PAUSE_SECONDS)
             if self._records:
-                await self.settle_all(settler)
+                try:
+                    await self.settle_all(settler)
+                except OSError as error:
+                    log.critical("the spool cannot be written: %s", error.strerror)
 
     def close(self) -> None:
         """Give the slot up. What it still holds waits for the next owner."""
@@ -177,7 +237,11 @@ async def _hand_in(record: Record, settler: Settler) -> bool:
     """Settle or append one record; False where Valkey did not answer."""
     epoch = record.epoch or settler.known_epoch(shards.shard_of(record.entry.consumer_id))
     try:
+        if record.local and not record.append and not record.since:
+            return False
         if not record.append and time.time() - record.since < REPEAT_SECONDS:
+            if record.local:
+                await settler.lend(record.entry, share=record.share, epoch=epoch)
             await settler.settle(record.entry, record.encoded, epoch=epoch)
         else:
             await settler.append(record.entry, record.encoded)
@@ -189,6 +253,8 @@ async def _hand_in(record: Record, settler: Settler) -> bool:
             record.epoch = epoch  # in another one nothing would know of this try, and it would count twice
         log.warning("spooled settle waits: %s", type(error).__name__)
         return False
+    if record.on_lent is not None:
+        record.on_lent()
     return True
 
 
@@ -217,7 +283,16 @@ def _read(path: Path) -> list[Record]:
         try:
             text = json.loads(line)
             records.append(
-                Record(base64.b64decode(text["entry"]), text["since"], text["epoch"], text["append"])
+                Record(
+                    base64.b64decode(text["entry"]),
+                    text["since"],
+                    text["epoch"],
+                    text["append"],
+                    local=text.get("local", False),
+                    open=text.get("open", False),
+                    share=text.get("share", ""),
+                    gone=text.get("gone", False),
+                )
             )
         except (ValueError, KeyError):
             log.warning("a record of the spool is cut short")

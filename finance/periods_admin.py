@@ -85,7 +85,8 @@ class ClosedMonthAdmin(StatementPages, MarginPages, ReadOnlyAdmin):
 @admin.register(Gateway)
 class GatewayAdmin(ReadOnlyAdmin):
     list_display = (
-        "__str__", "state", "started_at", "seen_at", "open_calls", "spooled", "oldest_open", "dismissed_by", "note",
+        "__str__", "state", "started_at", "seen_at", "mode", "open_calls", "spooled", "oldest_open",
+        "dismissed_by", "note",
     )  # fmt: skip
     actions = ("dismiss",)
 

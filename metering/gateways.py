@@ -21,7 +21,10 @@ SILENT_AFTER = dt.timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one gateway holds. ``oldest_open``: when its oldest call began that no journal has; None: there is none."""
+    """What one gateway holds. ``oldest_open``: when its oldest call began that no journal has; None: there is none.
+
+    ``mode``: who decides about limits there: ``normal``, Valkey; ``local``, the gateway alone; ``closed``, nobody.
+    """
 
     id: str
     host: str
@@ -29,6 +32,7 @@ class Report:
     open_calls: int
     spooled: int
     oldest_open: dt.datetime | None
+    mode: str = "normal"
 
 
 @transaction.atomic
@@ -41,6 +45,7 @@ def report(said: Report, *, took_over: Iterable[str] = ()) -> None:
         "open_calls": said.open_calls,
         "spooled": said.spooled,
         "oldest_open": said.oldest_open,
+        "mode": said.mode,
         "ended_at": None,
         "dismissed_at": None,
         "dismissed_by": "",

@@ -275,6 +275,12 @@ class Gateway(models.Model):
     open_calls = models.PositiveIntegerField(default=0)
     spooled = models.PositiveIntegerField(default=0)
     oldest_open = models.DateTimeField(null=True, blank=True)
+    mode = models.CharField(
+        max_length=10,
+        default="normal",
+        db_default="normal",
+        help_text="Who decided about limits when it spoke last.",
+    )
     ended_at = models.DateTimeField(
         null=True, blank=True, help_text="When it stopped in peace, or was taken over."
     )

@@ -9,7 +9,7 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -20,7 +20,8 @@ from common.errors import Unavailable
 from common.ids import milliseconds_of
 from metering import journal, shards
 from quotas import commands
-from quotas.leases import LEASE_MS, signer_of
+from quotas.errors import Away
+from quotas.leases import LEASE_MS, of_tokens, signer_of
 from quotas.limits import LimitSet, limit_set
 from quotas.line import Line, LineError, Lines, NotSent, OutcomeUnknown
 from quotas.names import Periods, names_of
@@ -34,6 +35,10 @@ ANSWER_SECONDS = 0.1
 CLOCK_TRIES = 5
 #: What ``admit.lua`` answers where a call is let in.
 _LET_IN = struct.Struct(">4d")
+
+
+class NotLive(NotSent):
+    """Valkey may be there, but its counters are not to be believed."""
 
 
 class StaleEpoch(Exception):
@@ -80,7 +85,7 @@ class Admission:
     def __init__(self, line: Lines, *, gateway: str, journal_bound: int) -> None:
         self._line = line
         self._lines = line.by_shard
-        self._gateway = gateway
+        self.gateway = gateway
         self._signature = commands.Signature(gateway, journal_bound)
         self._epochs: list[str | None] = [None] * shards.SHARDS
         self._complained_at = 0.0
@@ -149,15 +154,19 @@ class Admission:
         return any(epoch is not None and line.is_open for line, epoch in lives)
 
     def epoch(self, shard: int) -> str:
-        """The epoch of a shard. Raises ``NotSent`` while there is none to believe."""
+        """The epoch of a shard. Raises ``NotLive`` while there is none to believe."""
         epoch = self._epochs[shard]
         if epoch is None:
-            raise NotSent("the shard is being rebuilt")
+            raise NotLive("the shard is being rebuilt")
         return epoch
 
     def known_epoch(self, shard: int) -> str:
         """The epoch of a shard, or empty while there is none to believe."""
         return self._epochs[shard] or ""
+
+    def reaches(self, shard: int) -> bool:
+        """Whether a shard's counters can be asked for, and believed."""
+        return self._lines[shard].is_open and self._epochs[shard] is not None
 
     # -- one call's life -----------------------------------------------------------------------------------------
 
@@ -175,7 +184,8 @@ class Admission:
             answer = await _unless_cancelled(waiting, lambda late: self._give_back(ask, shard, late))
         except (LineError, hiredis.ReplyError) as error:
             self._complain(error)
-            raise Unavailable(retry_after=RETRY_SECONDS) from error
+            is_away = isinstance(error, LineError) and not isinstance(error, NotLive)
+            raise (Away if is_away else Unavailable)(retry_after=RETRY_SECONDS) from error
         return self._lease_of(ask, shard, answer)
 
     def _admit_command(self, ask: Ask, ready: commands.Ready, clock_offset_ms: int) -> bytes:
@@ -270,6 +280,33 @@ class Admission:
         stream_id: str = answer[1].decode()
         return stream_id
 
+    async def lend(self, entry: journal.Entry, *, share: str, epoch: str) -> None:
+        """Give a call that was let in by this gateway alone a lease of its own, out of a share where there is one.
+
+        Then it is settled like any other, in the same epoch. Raises as ``settle`` does.
+        """
+        names = names_of(entry.consumer_id, entry.service_id)
+        period = self._periods.of(milliseconds_of(entry.request_id))
+        id_ = str(entry.request_id)
+        quota = names.quota + period.month
+        holds = of_tokens(self.gateway, quota)
+        await self.run(
+            names.shard,
+            commands.LEND,
+            (names.epoch, names.leases, quota, names.tombstone + id_),
+            (epoch, id_, entry.total_tokens, LEASE_MS, holds, period.month_expires, share),
+        )
+
+    async def run(
+        self, shard: int, script: commands.Script, keys: Sequence[str], arguments: Sequence[str | bytes | int]
+    ) -> list[Any]:
+        """Run a script that wants an epoch; returns what is behind its ``ok``. Raises as ``settle`` does."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        answer = await self._lines[shard].call(command, timeout=1.0)
+        if answer[0] != b"ok":
+            raise StaleEpoch
+        return list(answer[1:])
+
     # -- leases --------------------------------------------------------------------------------------------------
 
     async def renew(self, shard: int, request_ids: list[uuid.UUID]) -> list[uuid.UUID]:
@@ -304,7 +341,7 @@ class Admission:
         return {id_.decode(): signer_of(lease) for id_, lease in found.items()}
 
     def _is_dead(self, owner: str, names: set[str]) -> bool:
-        return owner != self._gateway and owner.rpartition(":")[0] in names
+        return owner != self.gateway and owner.rpartition(":")[0] in names
 
     async def _close(self, shard: int, ids: list[str]) -> int:
         answer = await self._lines[shard].call(

@@ -37,10 +37,10 @@ def _load(name: str, *functions: Path) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, RENEW, APPEND = map(_load, ("admit", "renew", "append"))
+ADMIT, RENEW, APPEND, SHARE, LEND = map(_load, ("admit", "renew", "append", "share", "lend"))
 SETTLE = _load("settle", lua.LEASE, lua.ADD, lua.SPEND)
 RELEASE, REAP = _load("release", *_CLOSE), _load("reap", *_CLOSE, lua.ADOPT)
-SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND)
+SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND, SHARE, LEND)
 
 
 class Counted(NamedTuple):

@@ -6,10 +6,14 @@ consumer at the service), ``key`` or ``consumer``. Amounts of money are texts.
 
 from typing import TYPE_CHECKING
 
-from common.errors import Problem
+from common.errors import Problem, Unavailable
 
 if TYPE_CHECKING:
     from quotas.refusals import Rate
+
+
+class Away(Unavailable):
+    """Valkey did not answer, so nobody knows what the limits leave."""
 
 
 class LimitReached(Problem):

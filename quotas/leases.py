@@ -12,6 +12,11 @@ GRACE_MS = 60_000
 _NAMES_AT = 3 * 8 + 5
 
 
+def of_tokens(gateway: str, quota: str) -> bytes:
+    """What a lease holds that holds tokens of a quota and nothing else (``lease.lua``)."""
+    return bytes(5) + f"{gateway}\0{quota}\0".encode()
+
+
 def signer_of(lease: bytes) -> str:
     """The gateway that signed a lease, as Valkey has it."""
     return lease[_NAMES_AT : lease.index(0, _NAMES_AT)].decode()

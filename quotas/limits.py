@@ -135,6 +135,11 @@ def limit_set(
     return LimitSet(requests_per_second, tokens_per_month, further, nano)
 
 
+def may_be_shared(limits: LimitSet) -> bool:
+    """Whether gateways can hold shares of them: of tokens a month, and nothing else that can be spent."""
+    return bool(limits.tokens_per_month) and not limits.further
+
+
 def limits_of(grant: Grant, offer: Offer, price: Price, tier: Limits) -> LimitSet:
     """What holds for a key at a service: ``tier`` as the entitlement has it, the key's own, the consumer's budgets.
 

@@ -29,6 +29,8 @@ Argument = str | bytes | int | float
 
 #: Turns of the event loop from bytes in the socket to an answer: the socket, the stream's reader, our own task.
 READING_TURNS = 3
+#: So many calls in a row that heard nothing, and nobody waits for the server any more until it is heard again.
+MOST_MISSED = 5
 
 
 class LineError(Exception):
@@ -74,6 +76,8 @@ class Line:
     """A pipelined connection that reconnects by itself. Use from one event loop only.
 
     ``on_connect`` runs after every connect, before any call is let through; the line counts as down until it returns.
+    It counts as down, too, while the server is silent: what was sent and not answered is the probe, and any byte that
+    comes opens it again; after 5 s of silence it is connected anew.
     ``address``: host and port instead of the URL's.
     """
 
@@ -92,6 +96,8 @@ class Line:
         self._out: list[bytes] = []
         self._writer: asyncio.StreamWriter | None = None
         self._open = False
+        self._ready = False
+        self._missed = 0
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._connected = asyncio.Event()
@@ -206,22 +212,34 @@ class Line:
         reading = asyncio.get_running_loop().create_task(self._read(reader))
         try:
             await self._on_connect(self)
-            self._open = True
-            self._connected.set()
+            self._ready = True
+            self._heard()
             await reading
         finally:
-            self._open = False
-            self._connected.clear()
+            self._ready = False
+            self._shut()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         parser = hiredis.Reader(notEnoughData=Ellipsis)
         while data := await reader.read(65536):
+            if self._missed:
+                self._heard()
             parser.feed(data)
             while (answer := parser.gets()) is not Ellipsis:
                 self._deliver(self._waiting.popleft(), answer)
         raise ConnectionResetError("Valkey closed the connection")
+
+    def _heard(self) -> None:
+        self._missed = 0
+        if self._ready:
+            self._open = True
+            self._connected.set()
+
+    def _shut(self) -> None:
+        self._open = False
+        self._connected.clear()
 
     def _deliver(self, waiting: Waiting, answer: Any) -> None:
         if waiting.future.done():
@@ -246,6 +264,10 @@ class Line:
             for waiting in late:
                 if not waiting.future.done():
                     waiting.future.set_exception(OutcomeUnknown("Valkey did not answer in time"))
+                    self._missed += 1
+            if self._open and self._missed >= MOST_MISSED:
+                log.warning("Valkey is silent")
+                self._shut()
             if self._waiting and self._waiting[0].deadline + 5 < now and self._writer is not None:
                 self._writer.transport.abort()
 
@@ -253,8 +275,9 @@ class Line:
         return [each for each in self._waiting if each.deadline <= now and not each.future.done()]
 
     def _break(self) -> None:
-        self._open = False
+        self._shut()
         self._writer = None
+        self._missed = 0
         self._out = []
         waiting, self._waiting = self._waiting, deque()
         for each in waiting:

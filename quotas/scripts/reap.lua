@@ -10,7 +10,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'stale'} end
 local closed = 0
 local function reap(id, lease)
   local entry = close(lease)
-  redis.call('XADD', KEYS[3], '*', 'e', string.sub(lease, entry), 's', 'reaped')
+  -- A share of a gateway is no call, and of one that was let in out of it the spool tells.
+  if entry <= #lease then redis.call('XADD', KEYS[3], '*', 'e', string.sub(lease, entry), 's', 'reaped') end
   redis.call('HDEL', KEYS[2], id)
   closed = closed + 1
 end

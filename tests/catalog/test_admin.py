@@ -46,7 +46,7 @@ def service_form(**changed: Any) -> dict[str, Any]:
         "sla": "", "region": "", "clearance": 1, "price_versions-TOTAL_FORMS": 0, "price_versions-INITIAL_FORMS": 0,
         "endpoints-TOTAL_FORMS": 0, "endpoints-INITIAL_FORMS": 0, "fallback": "", "connect_seconds": 5,
         "first_byte_seconds": "", "idle_seconds": 60, "least_bytes_per_second": 1, "on_client_gone": "cancel",
-        "tokenizer": "",
+        "tokenizer": "", "outage_mode": "closed",
         **changed,
     }  # fmt: skip
 

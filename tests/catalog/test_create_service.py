@@ -30,7 +30,9 @@ def create_service(**changed: str | None) -> None:
 
 
 def test_it_prints_the_id_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    create_service(upstream_model="gemma", region="eu", clearance="public", default_max_tokens="64")
+    create_service(
+        upstream_model="gemma", region="eu", clearance="public", default_max_tokens="64", outage_mode="local"
+    )
     printed = capsys.readouterr().out
     service = Service.objects.get()
     assert json.loads(printed) == {"id": str(service.id)}
@@ -38,6 +40,7 @@ def test_it_prints_the_id_and_nothing_else(capsys: pytest.CaptureFixture[str]) -
     assert (service.name, service.version, service.endpoint) == ("real", "1", "http://127.0.0.1:8080/v1")
     assert (service.status, service.upstream_model, service.region) == ("active", "gemma", "eu")
     assert (service.clearance, service.default_max_tokens) == (Service.Clearance.PUBLIC, 64)
+    assert service.outage_mode == "local"
     assert service.sla == {"latency_p95_ms": 2000, "error_rate": 0.01}
     assert service.price_versions.get().pricing == PER_TOKEN
     assert AuditEntry.objects.get().action == "service_created"

@@ -191,13 +191,13 @@ def test_deadlines_and_fallback_are_changed_with_an_entry(client: Client) -> Non
     service, fallback = make_service(), make_service()
     changed = {
         "connect_seconds": 2, "first_byte_seconds": 9, "idle_seconds": 3, "least_bytes_per_second": "",
-        "on_client_gone": "drain", "fallback": fallback.id,
+        "on_client_gone": "drain", "outage_mode": "local", "fallback": fallback.id,
     }  # fmt: skip
     posted(client, url_of(service), **form_of(service, **changed))
     after = changed | {"least_bytes_per_second": None, "fallback": str(fallback.id)}
     before = {
         "connect_seconds": 5, "first_byte_seconds": None, "idle_seconds": 60, "least_bytes_per_second": 1,
-        "on_client_gone": "cancel", "fallback": None,
+        "on_client_gone": "cancel", "outage_mode": "closed", "fallback": None,
     }  # fmt: skip
     assert told() == [("service_changed", before, after)]
     response = client.post(url_of(fallback), form_of(fallback, fallback=service.id))

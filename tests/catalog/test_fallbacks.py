@@ -100,7 +100,7 @@ def test_of_two_who_close_a_circle_at_once_the_second_is_refused() -> None:
     [
         ("connect_seconds", 0), ("connect_seconds", 3601), ("connect_seconds", None), ("first_byte_seconds", 0),
         ("first_byte_seconds", 3601), ("idle_seconds", 0), ("idle_seconds", 3601), ("least_bytes_per_second", 0),
-        ("on_client_gone", "shrug"), ("tokenizer", "shrug"),
+        ("on_client_gone", "shrug"), ("tokenizer", "shrug"), ("outage_mode", "shrug"),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused_by_form_and_database(field: str, value: Any) -> None:
@@ -126,6 +126,7 @@ def test_the_database_itself_has_the_defaults() -> None:
         "least_bytes_per_second",
         "on_client_gone",
         "tokenizer",
+        "outage_mode",
     )
     with connection.cursor() as cursor:
         cursor.execute(
@@ -135,4 +136,4 @@ def test_the_database_itself_has_the_defaults() -> None:
             " default_max_tokens, deadline_seconds, stream_deadline_seconds FROM services WHERE id = %s",
             [service.id],
         )
-    assert Service.objects.values_list(*fields).get(name="plain") == (5, None, 60, 1, "cancel", "")
+    assert Service.objects.values_list(*fields).get(name="plain") == (5, None, 60, 1, "cancel", "", "closed")

@@ -48,6 +48,7 @@ def test_a_member_sees_what_the_consumer_is_entitled_to() -> None:
                 "sla": {"latency_p95_ms": Decimal(2000)},
                 "limits": {"tier": "premium", "requests_per_second": 100, "tokens_per_month": 10_000_000},
                 "default_max_tokens": 256,
+                "outage_mode": "closed",
             }
         ],
     }

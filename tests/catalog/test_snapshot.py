@@ -96,7 +96,7 @@ def test_deadlines_and_fallback_are_the_services_own() -> None:
     fallback = make_service()
     plain, patient = make_service(), make_service(
         connect_seconds=1, first_byte_seconds=7, idle_seconds=2, least_bytes_per_second=None, on_client_gone="drain",
-        tokenizer="split", fallback=fallback,
+        tokenizer="split", fallback=fallback, outage_mode="local",
     )  # fmt: skip
     offers = snapshot.load().offers
 
@@ -104,11 +104,11 @@ def test_deadlines_and_fallback_are_the_services_own() -> None:
         offer = offers[service.id]
         return (
             offer.connect_seconds, offer.first_byte_seconds, offer.idle_seconds, offer.least_bytes_per_second,
-            offer.on_client_gone, offer.tokenizer, offer.fallback_id,
+            offer.on_client_gone, offer.tokenizer, offer.fallback_id, offer.local,
         )  # fmt: skip
 
-    assert told(plain) == (5, None, 60, 1, "cancel", "", None)
-    assert told(patient) == (1, 7, 2, None, "drain", "split", fallback.id)
+    assert told(plain) == (5, None, 60, 1, "cancel", "", None, False)
+    assert told(patient) == (1, 7, 2, None, "drain", "split", fallback.id, True)
 
 
 @pytest.mark.parametrize("services", [1, 5])

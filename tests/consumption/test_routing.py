@@ -347,7 +347,8 @@ def offer(*endpoints: Endpoint, fallback: Offer | None = None, status: str = "ac
         id=uuid.uuid4(), name="chat", version="1.0", base_url="http://127.0.0.1:9/v1", model="m", status=status,
         region="", clearance=0, default_max_tokens=1, deadline_seconds=30, stream_deadline_seconds=30,
         connect_seconds=5, first_byte_seconds=None, idle_seconds=5, least_bytes_per_second=None,
-        tokenizer="", on_client_gone="cancel", testing=False, fallback_id=fallback.id if fallback else None,
+        tokenizer="", on_client_gone="cancel", local=False, testing=False,
+        fallback_id=fallback.id if fallback else None,
         endpoints=endpoints, prices=(),
     )  # fmt: skip
 

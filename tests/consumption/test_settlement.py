@@ -11,7 +11,7 @@ from devstack.valkey import Valkey
 from metering import journal
 from quotas.admission import _unless_cancelled
 from tests.consumption.test_spool import encoded, journalled, opened
-from tests.harness.admission import opened_admission
+from tests.harness.admission import local_mode, opened_admission
 
 
 async def test_a_settle_whose_caller_goes_away_is_kept_and_handed_in(
@@ -19,7 +19,7 @@ async def test_a_settle_whose_caller_goes_away_is_kept_and_handed_in(
 ) -> None:
     async with opened_admission(own_valkey.url) as admission:
         spool: Spool = opened(tmp_path)
-        settlement, record = Settlement(admission, spool), encoded()
+        settlement, record = Settlement(admission, spool, local_mode(admission, spool)), encoded()
         own_valkey.pause()
         settling = asyncio.ensure_future(settlement.settle(journal.decode(record), shard=0))
         await asyncio.sleep(0.02)

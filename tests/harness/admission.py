@@ -3,9 +3,13 @@
 import contextlib
 from collections.abc import AsyncIterator
 
+from consumption.local_mode import LocalMode
+from consumption.spool import Spool
 from metering import shards
 from quotas.admission import Admission
 from quotas.line import Line
+from quotas.local_admission import LocalAdmission
+from quotas.shares import Shares
 
 
 @contextlib.asynccontextmanager
@@ -32,3 +36,8 @@ async def open_epoch(line: Line, number: int) -> None:
     run_id = next(row[7:] for row in info.decode().splitlines() if row.startswith("run_id:"))
     for shard in range(shards.SHARDS):
         await line.call(("SET", shards.epoch_key(shard), f"{number}:{run_id}"), timeout=2)
+
+
+def local_mode(admission: Admission, spool: Spool, *, gateways: int = 2) -> LocalMode:
+    """What a gateway lets in by itself."""
+    return LocalMode(LocalAdmission(Shares(admission, gateways=gateways)), spool)

@@ -481,6 +481,7 @@ def test_probes_and_metrics_tell_the_state(gateway: GatewayProcess, stack: Stack
     ready = gateway.get("/health/ready").json()
     assert ready["status"] == "ready"
     assert ready["dependencies"] == {
+        "admission": "normal",
         "postgresql": "up", "valkey": "up", "limits": "live", "catalogue": "loaded",
     }  # fmt: skip
     text_ = gateway.get("/metrics").text

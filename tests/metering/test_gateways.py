@@ -22,6 +22,7 @@ def said(id_: str = "a", *, spooled: int = 0, age: int = 0) -> Report:
         open_calls=spooled,
         spooled=spooled,
         oldest_open=BEGAN if spooled else None,
+        mode="local" if spooled else "normal",
     )
 
 
@@ -33,6 +34,7 @@ def test_a_gateway_is_expected_until_it_stops() -> None:
     gateways.report(said(spooled=2))
     (row,) = gateways.expected()
     assert (row.host, row.open_calls, row.spooled, row.oldest_open) == ("one.example", 2, 2, BEGAN)
+    assert row.mode == "local"
     gateways.end("a")
     assert list(gateways.expected()) == []
     row.refresh_from_db()

@@ -38,6 +38,7 @@ from quotas.limits import limit_set
 from quotas.line import Line, LineError
 from quotas.replicated import ReplicatedLine
 from tests import factories
+from tests.harness.admission import local_mode
 from tests.harness.cluster import Node, ValkeyCluster
 from tests.harness.servers import RUN
 from tests.harness.waiting import wait_for
@@ -170,7 +171,7 @@ class Gate:
             on_moved=lambda shard: self.admission.moved(shard),
         )
         self.admission = Admission(self.lines, gateway=f"{spool.name}:1", journal_bound=10**6)
-        self.settlement = Settlement(self.admission, spool)
+        self.settlement = Settlement(self.admission, spool, local_mode(self.admission, spool))
         self.settled: dict[uuid.UUID, int] = {}
         self.outcomes: Counter[str] = Counter()
 

@@ -7,7 +7,7 @@ import hiredis
 import pytest
 
 from devstack.valkey import Valkey
-from quotas.line import Line, NotSent, OutcomeUnknown
+from quotas.line import MOST_MISSED, Line, NotSent, OutcomeUnknown
 
 
 async def nothing(line: Line) -> None:
@@ -66,6 +66,24 @@ async def test_a_server_that_is_away_refuses_at_once_and_nobody_hangs(line: Line
     own_valkey.start()
     assert await line.wait_open(10)
     assert await line.call(("ECHO", "back"), timeout=2) == b"back"
+
+
+async def test_nobody_waits_for_a_silent_server_until_it_is_heard(line: Line, own_valkey: Valkey) -> None:
+    loop = asyncio.get_running_loop()
+    own_valkey.pause()
+    missed = await asyncio.gather(
+        *(line.call(("ECHO", "x")) for _ in range(MOST_MISSED)), return_exceptions=True
+    )
+    assert all(isinstance(each, OutcomeUnknown) for each in missed)
+    await asyncio.sleep(0)
+    began = loop.time()
+    with pytest.raises(NotSent):
+        line.call(("ECHO", "x"))
+    assert loop.time() - began < 0.01
+    own_valkey.resume()
+    # What it had been asked is what tells: over the same connection.
+    assert await line.wait_open(1)
+    assert await line.call(("ECHO", "x"), timeout=2) == b"x"
 
 
 async def test_a_server_silent_for_long_is_left_for_a_new_connection(line: Line, own_valkey: Valkey) -> None:

@@ -167,7 +167,7 @@ class World:
 
     @staticmethod
     def leases(client: redis.Redis, shard: int) -> list[uuid.UUID]:
-        found: Any = client.zrange(shards.leases_key(shard), 0, -1)
+        found: Any = client.hkeys(shards.leases_key(shard))
         return [uuid.UUID(id_.decode()) for id_ in found]
 
     # -- afterwards ----------------------------------------------------------------------------------------------

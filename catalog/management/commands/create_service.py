@@ -32,6 +32,12 @@ class Command(JsonCommand):
         )
         parser.add_argument("--status", default=Service.Status.ACTIVE, choices=Service.Status.values)
         parser.add_argument("--testing", action="store_true", help="for test keys, and for no others")
+        parser.add_argument(
+            "--outage-mode",
+            default=Service.OutageMode.CLOSED,
+            choices=Service.OutageMode.values,
+            help="what becomes of calls while Valkey is away",
+        )
         parser.add_argument("--region", default="")
         parser.add_argument(
             "--clearance", default="internal", choices=[c.name.lower() for c in Service.Clearance]
@@ -53,6 +59,7 @@ class Command(JsonCommand):
             tokenizer=options["tokenizer"],
             status=options["status"],
             testing=options["testing"],
+            outage_mode=options["outage_mode"],
             region=options["region"],
             clearance=Service.Clearance[options["clearance"].upper()],
             default_max_tokens=options["default_max_tokens"],
