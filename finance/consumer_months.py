@@ -14,7 +14,7 @@ from catalog.pricing import KINDS, Price, Tokens
 from catalog.pricing_shapes import parse_pricing
 from common import clock
 from finance.charges import Charges, Use, charges
-from metering.models import UsageRecord, UsageRollup
+from metering.models import DailyUsageRollup, UsageRecord
 
 _BY = ("consumer_id", "service_id", "price_version_id", "currency", "kind")
 
@@ -47,7 +47,7 @@ def by_consumer(rows: list[dict[str, Any]]) -> Iterator[tuple[uuid.UUID, list[Us
 
 def _sums(month: dt.date, whose: Q) -> list[dict[str, Any]]:
     sums = {f"{kind}_tokens": Sum(f"{kind}_tokens") for kind in KINDS}
-    found = UsageRollup.objects.filter(whose, hour__gte=clock.month_start(month), hour__lt=_end(month))
+    found = DailyUsageRollup.objects.filter(whose, day__gte=month, day__lt=clock.next_month(month))
     return list(found.values(*_BY).annotate(**sums, requests=Sum("charged"), cost=Sum("cost_amount")))
 
 
