@@ -55,10 +55,6 @@ def _is_correction(row: dict[str, Any]) -> bool:
     return bool(row["kind"] == UsageRecord.Kind.CORRECTION)
 
 
-def _end(month: dt.date) -> dt.datetime:
-    return clock.month_start(clock.next_month(month))
-
-
 def _prices(ids: set[uuid.UUID]) -> dict[uuid.UUID, tuple[dt.datetime, Price]]:
     versions = PriceVersion.objects.filter(id__in=ids)
     return {version.id: (version.begins, parse_pricing(version.pricing)) for version in versions}
