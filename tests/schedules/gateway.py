@@ -28,6 +28,7 @@ from quotas import reaper
 from quotas.admission import Admission, Ask, Lease
 from quotas.limits import limit_set
 from quotas.line import Line, LineError
+from tests.harness.admission import local_mode
 from tests.schedules.schedule import PlannedCall
 
 UNLIMITED = limit_set(None, None)
@@ -96,7 +97,7 @@ class Gateway:
         self.spool.open()
         self._line = Line(self._url, on_connect=self._on_connect)
         self.admission = Admission(self._line, gateway=f"{self.spool.name}:1", journal_bound=1_000_000)
-        self.settlement = Settlement(self.admission, self.spool)
+        self.settlement = Settlement(self.admission, self.spool, local_mode(self.admission, self.spool))
         await self._line.start()
         create = asyncio.get_running_loop().create_task
         self._background = [create(self._keep_epochs()), create(self.spool.keep_settling(self.admission))]
