@@ -23,6 +23,7 @@ from audit.changes import SECRETS
 from audit.models import AuditEntry
 from audit.ownership import audited_tables
 from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier
+from finance.models import ReportSchedule
 from keys.models import ApiKey
 from policy.models import Policy
 from tests.factories import PER_REQUEST, make_consumer, make_endpoint, make_key, make_service, make_user
@@ -95,6 +96,11 @@ AUDITED: dict[str, tuple[Callable[[], Model], str, Any]] = {
     "endpoint": (lambda: make_endpoint(credential="planted"), "weight", 9),
     "price_version": (a_price, "pricing", None),
     "policy": (lambda: Policy.objects.create(id="mine", description="d", text="t"), "enabled", False),
+    "report_schedule": (
+        lambda: ReportSchedule.objects.create(name="r", format="csv", channel="email", recipients="a@example.com"),
+        "recipients",
+        "b@example.com",
+    ),
 }  # fmt: skip
 
 
@@ -285,11 +291,10 @@ def test_only_what_is_committed_is_told_and_the_chain_holds(committed: None) -> 
 
 
 def test_an_entry_of_another_transaction_tells_of_nothing(committed: None) -> None:
-    make_key()
-    tier = Tier.objects.get()
+    tier = make_key()[0].tier
     with transaction.atomic():
         with transaction.atomic():
-            Tier.objects.update(rank=50)
+            Tier.objects.filter(pk=tier.pk).update(rank=50)
         trail.record(
             actor="ada",
             action="x",
@@ -298,7 +303,7 @@ def test_an_entry_of_another_transaction_tells_of_nothing(committed: None) -> No
             before={"rank": 1},
             after={"rank": 50},
         )
-    Tier.objects.update(rank=51)
+    Tier.objects.filter(pk=tier.pk).update(rank=51)
     told = AuditEntry.objects.filter(target_type="tier").order_by("-id")
     assert [(entry.actor.split(":")[0], entry.after) for entry in told[:2]] == [
         ("database", {"rank": 51}),

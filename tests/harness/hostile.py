@@ -23,8 +23,18 @@ def completion(usage: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+#: What closes its connections says so: a call on one that is closed just then is not repeated, and fails.
+CLOSES = "Connection: close"
+
+
 def ok(body: bytes, *headers: str) -> bytes:
-    lines = ["HTTP/1.1 200 OK", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    lines = [
+        "HTTP/1.1 200 OK",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        CLOSES,
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -130,12 +140,14 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "gzip-bomb": sends(ok(gzip.compress(b" " * 50_000_000), "Content-Encoding: gzip")),
     "redirect": sends(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
     "many-headers": sends(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\n"),
-    "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 6\r\n\r\nsecret"),
-    "busy": sends(b"HTTP/1.1 503 Busy\r\nContent-Length: 6\r\n\r\nsecret"),
-    "fails": sends(b"HTTP/1.1 500 No\r\nContent-Length: 6\r\n\r\nsecret"),
+    "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
+    "busy": sends(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
+    "fails": sends(b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "works": sends(ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
-    "later": sends(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"),
-    "unavailable": sends(b"HTTP/1.1 503 No\r\nContent-Length: 6\r\n\r\nsecret"),
+    "later": sends(
+        b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
+    ),
+    "unavailable": sends(b"HTTP/1.1 503 No\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "stream-reset": stream_then_reset,
     "stream-slowly": stream_slowly,
     "stream-error": sends(

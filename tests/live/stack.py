@@ -136,14 +136,14 @@ class GatewayProcess:
     port: int
 
     def consume(
-        self, service_id: object, key: str | None, body: Any, *, timeout: float = 40.0
+        self, service_id: object, key: str | None, body: Any, *, timeout: float = 40.0, wait: float = 5.0
     ) -> requests.Response:
-        """``body``: bytes as they are, anything else as JSON. A service that was just made is waited for."""
+        """``body``: bytes as they are, anything else as JSON. A service that was just made is waited for ``wait`` s."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + wait
         while True:
             url = f"{self.url}/api/v1/consume/{service_id}"
             answer = requests.post(url, data=data, headers=headers, timeout=timeout)

@@ -255,10 +255,12 @@ def test_a_key_reaches_its_service_only(gateway: GatewayProcess, stack: Stack) -
     assert_problem(gateway.consume(other.id, text, PROMPT), 403, "access_denied")
     assert_problem(gateway.consume(make_service(stack).id, text, PROMPT), 403, "access_denied")
     assert_problem(
-        gateway.consume(make_service(stack, status="draft").id, text, PROMPT), 404, "service_not_found"
+        gateway.consume(make_service(stack, status="draft").id, text, PROMPT, wait=0.2),
+        404,
+        "service_not_found",
     )
-    assert_problem(gateway.consume(uuid.uuid4(), text, PROMPT), 404, "service_not_found")
-    assert_problem(gateway.consume("nonsense", text, PROMPT), 404, "service_not_found")
+    assert_problem(gateway.consume(uuid.uuid4(), text, PROMPT, wait=0.2), 404, "service_not_found")
+    assert_problem(gateway.consume("nonsense", text, PROMPT, wait=0.2), 404, "service_not_found")
     assert counters(stack, key, other) == {}
 
     _, everywhere = factories.make_key(key.consumer, every_service=True)
