@@ -6,7 +6,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from accounts.roles import MARKETPLACE, ROLES
+from accounts.roles import MARKETPLACE
 from audit import trail
 from audit.changes import differences, fields_of
 from audit.models import AuditEntry
@@ -61,9 +61,9 @@ def test_only_what_changed_is_told() -> None:
     )
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_every_list_and_form_answers_every_role_without_a_defect(role: str) -> None:
-    """200 where the role may, 403 where not, and never a 500."""
+@pytest.mark.parametrize("role", ["super_admin", "viewer"])
+def test_every_list_and_form_answers_without_a_defect(role: str) -> None:
+    """200 where the role may, 403 where not, and never a 500. What each role may: ``tests/accounts``."""
     make_key()
     make_member()
     make_entitlement()
