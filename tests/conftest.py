@@ -17,7 +17,7 @@ from tests.harness.kept_by_run import KeptByRun
 from tests.harness.servers import RUN
 from tests.superuser import as_superuser
 
-#: Folders whose tests start processes and mind how long things take: one worker runs them all, one after the other.
+#: Folders whose tests start processes and mind how long things take: one worker runs all of one, one after the other.
 OF_PROCESSES = ("live", "devstack")
 
 
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two workers share the tests, a file goes to one of them whole."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        group = "processes" if folder in OF_PROCESSES else item.path.stem + folder
+        group = folder if folder in OF_PROCESSES else item.path.stem + folder
         item.add_marker(pytest.mark.xdist_group(group))
 
 

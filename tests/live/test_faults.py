@@ -14,6 +14,7 @@ from django.db.models import Sum
 
 from catalog.models import Service
 from keys.models import ApiKey
+from metering import shards
 from metering.models import Gateway, QuotaPeriod, UsageRecord, UsageRollup
 from tests import factories
 from tests.harness.hostile import hostile_upstream
@@ -170,7 +171,7 @@ def test_a_killed_drain_loses_and_doubles_nothing(
 
 def test_calls_are_answered_and_kept_while_valkey_stalls(stack: Stack, service: Service) -> None:
     """A settle that Valkey does not answer is on the local disk before the caller hears of it."""
-    slow = stack.start_slow_upstream(latency_ms=400)
+    slow = stack.start_slow_upstream(latency_ms=3_000)
     service.endpoint = slow
     service.save()
     key, text = factories.make_key(service=service)
@@ -178,12 +179,13 @@ def test_calls_are_answered_and_kept_while_valkey_stalls(stack: Stack, service: 
     warm = gateway.consume(service.id, text, {"prompt": "warm up", "max_tokens": 5})
     assert warm.status_code == 200
     load = Load(gateway.url, service, text)
-    stall = threading.Timer(0.2, stack.valkey.pause)
-    wake = threading.Timer(1.5, stack.valkey.resume)
-    stall.start()
-    wake.start()
-    load.run(20, at_once=20)
-    wake.join()
+    client = stack.valkey_client()
+    calls = threading.Thread(target=load.run, args=(20,), kwargs={"at_once": 20})
+    calls.start()
+    wait_for(lambda: client.hlen(shards.leases_key(shards.shard_of(key.consumer_id))) == 20)
+    stack.valkey.pause()
+    calls.join()
+    stack.valkey.resume()
     assert load.statuses == {200: 20}
 
     wait_for(lambda: set(load.succeeded) <= set(records(key)), seconds=20)
