@@ -4,6 +4,7 @@ import datetime as dt
 import threading
 import uuid
 from decimal import Decimal
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -15,7 +16,14 @@ from finance import books
 from finance.snapshot import one_moment
 from metering import closed_months, journal, ledger, partitions, positions
 from metering.lines import Reader
-from metering.models import ClosedMonth, JournalBatch, QuotaPeriod, UsageRecord, UsageRollup
+from metering.models import (
+    ClosedMonth,
+    DailyUsageRollup,
+    JournalBatch,
+    QuotaPeriod,
+    UsageRecord,
+    UsageRollup,
+)
 from tests.harness.waiting import wait_for
 from tests.metering.market import Market, letters
 from tests.superuser import superuser_cursor
@@ -256,6 +264,28 @@ def test_the_database_refuses_every_change_of_a_closed_month(words: dict[str, st
                 cursor.execute(statement.format(**words))
             assert name
     assert (list(UsageRecord.objects.values()), list(UsageRollup.objects.values()), used()) == before
+
+
+def test_days_that_are_added_up_by_their_migration_are_closed_as_their_month_is(
+    words: dict[str, str],
+) -> None:
+    before = sorted(
+        map(str, DailyUsageRollup.objects.values_list("day", "requests", "total_tokens", "cost_amount"))
+    )
+    with superuser_cursor() as cursor:
+        for name in ("insert", "update", "delete", "emptied"):
+            cursor.execute(f"DROP TRIGGER closed_months_{name} ON usage_daily_rollups")
+        cursor.execute("DELETE FROM usage_daily_rollups")
+    with connection.cursor() as cursor:
+        cursor.execute(import_module("metering.migrations.0008_usage_by_day").FILL)
+    found = sorted(
+        map(str, DailyUsageRollup.objects.values_list("day", "requests", "total_tokens", "cost_amount"))
+    )
+    assert found == before
+    assert len(found) == 2
+    for name, statement in OF_THE_CLOSED.items():
+        if name.startswith("day"):
+            assert refusal(statement.format(**words)) == "MC001", name
 
 
 def test_the_open_month_stays_open(words: dict[str, str]) -> None:
