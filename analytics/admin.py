@@ -1,26 +1,11 @@
 """Events and positions, to look at. The flush alone writes them."""
 
-from functools import cached_property
-from typing import cast
-
 from django.contrib import admin
 from django.contrib.admin.options import ShowFacets
-from django.core.paginator import Paginator
-from django.db.models import QuerySet
 
 from analytics.models import AnalyticsEvent, AnalyticsPosition, SourcePosition
 from audit.audited_admin import ReadOnlyAdmin
-
-
-class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Counts up to a bound: to count millions of events takes longer than anybody reads."""
-
-    bound = 10_000
-
-    @cached_property
-    def count(self) -> int:
-        found = cast("QuerySet[AnalyticsEvent]", self.object_list)
-        return found.order_by()[: self.bound].count()
+from common.paginators import BoundedPaginator
 
 
 @admin.register(AnalyticsEvent)

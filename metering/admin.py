@@ -8,18 +8,17 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import ShowFacets
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.functional import cached_property
 from redis import RedisError
 
 from audit import trail
-from audit.audited_admin import actor_of
+from audit.audited_admin import ReadOnlyAdmin, actor_of
 from audit.noted_action import ask_for_note, note_of
 from common.money import plain
+from common.paginators import BoundedPaginator
 from metering import dead_letters, explorer_page, export
 from metering.consumers import consumers_meant, uuid_of
 from metering.correction_admin import CorrectionPages
@@ -33,34 +32,12 @@ from metering.models import (
     UsageRollup,
 )
 
-#: Rows that a list counts and leafs through at most; beyond that people filter.
-MOST_COUNTED = 10_000
 
-
-class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Counts no further than somebody would leaf."""
-
-    @cached_property
-    def count(self) -> int:
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
-        return rows.order_by()[:MOST_COUNTED].count()
-
-
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
+class ReadOnly(ReadOnlyAdmin):
     """Large tables that only the drain writes."""
 
     paginator = BoundedPaginator
-    show_full_result_count = False
     show_facets = ShowFacets.NEVER
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class ConsumerFilter(admin.SimpleListFilter):

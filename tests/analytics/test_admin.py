@@ -6,8 +6,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from analytics import stream
-from analytics.admin import BoundedPaginator
 from analytics.models import AnalyticsEvent, AnalyticsPosition
+from common.paginators import BoundedPaginator
 from tests.factories import make_service
 from tests.ledger_rows import Calls, outbox
 
