@@ -166,6 +166,7 @@ def _end_sessions(world: World, random: Random, *, most: int) -> None:
 @fault("a server process is killed")
 def server_process_is_killed(world: World, random: Random, told: Told) -> None:
     """PostgreSQL then ends all others too, and recovers."""
+    any_drain(world, random)
     with contextlib.suppress(psycopg2.Error, ProcessLookupError):
         if found := world.sessions():
             os.kill(random.choice(found), signal.SIGKILL)
