@@ -135,9 +135,10 @@ def finish(server: OneLife, positions: dict[int, Position]) -> None:
     for some in _batched(positions.values(), AT_ONCE):
         wanted = counters.counters({position.shard: consumers[position.shard] for position in some})
         scripts = _Scripts(server)
+        counted = _counted(server, forgetting.intersection(position.shard for position in some))
         for position in some:
-            if position.shard in forgetting:
-                _forget(scripts, position)
+            for keys in _batched(counted.get(position.shard, ()), MOST_COUNTERS):
+                scripts.add(position, _FORGET, keys, shards.tag(position.shard))
             _set(scripts, position, wanted[position.shard])
             _open(scripts, position)
         scripts.run()
@@ -165,11 +166,16 @@ class _Scripts:
             raise Fenced("a shard is being opened by another drain")
 
 
-def _forget(scripts: _Scripts, position: Position) -> None:
-    tag = shards.tag(position.shard)
-    keys: Iterator[bytes] = scripts.server.client.scan_iter(f"{tag}:*", count=10_000)
-    for some in _batched(keys, MOST_COUNTERS):
-        scripts.add(position, _FORGET, some, tag)
+def _counted(server: OneLife, of: Collection[int]) -> dict[int, list[bytes]]:
+    """Keys by shard, all of its counters among them. One look through the keys of all shards takes seconds."""
+    found: dict[int, list[bytes]] = {shard: [] for shard in of}
+    if found:
+        tens = "".join(sorted({str(shard // 10) for shard in of}))
+        for key in server.client.scan_iter(f"{{s[{tens}]?}}:[qsn]*", count=10_000):
+            keys = found.get(int(key[2:4]))
+            if keys is not None:
+                keys.append(key)
+    return found
 
 
 def _set(scripts: _Scripts, position: Position, wanted: Iterable[Counter]) -> None:

@@ -14,6 +14,8 @@ SHARDS = 64
 QUOTA_KEPT = dt.timedelta(days=40)
 #: Day counters stay this long from their day's beginning on: a rebuild sets yesterday's too.
 DAY_KEPT = dt.timedelta(days=4)
+#: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
+TOMBSTONE_SECONDS = 120
 
 
 def shard_of(consumer_id: uuid.UUID) -> int:

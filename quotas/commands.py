@@ -16,9 +16,6 @@ from quotas.leases import LEASE_MS
 from quotas.limits import LimitSet
 from quotas.names import Names, Period
 
-#: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
-TOMBSTONE_SECONDS = 120
-
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -143,7 +140,7 @@ def _settle_parts(names: Names, counted: Counted, epoch: str, period: Period) ->
         names.spent + period.day,
     )  # fmt: skip
     fields = shards.spent_fields(counted.key_lineage, names.service_id, counted.currency)
-    _, same = _packed(epoch, TOMBSTONE_SECONDS, period.month_expires, period.day_expires, *fields)
+    _, same = _packed(epoch, shards.TOMBSTONE_SECONDS, period.month_expires, period.day_expires, *fields)
     head = b"*14\r\n" + _bulk("EVALSHA", SETTLE.sha, 7, *keys) + _open_id(names.tombstone)
     return head, b"\r\n" + _bulk(same) + _open_id()
 

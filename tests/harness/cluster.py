@@ -121,9 +121,9 @@ class ValkeyCluster:
         for node in self.nodes:
             node.stop()
 
-    def find_master(self, shard: int) -> Node | None:
-        """Who of those that run says that it has the shard's slot."""
-        running = (node for node in self.nodes if node.running)
+    def find_master(self, shard: int, *, besides: Node | None = None) -> Node | None:
+        """Who of those that run says that it has the shard's slot; one that sleeps must not be asked."""
+        running = (node for node in self.nodes if node.running and node is not besides)
         return next((node for node in running if _has(node, SHARD_SLOTS[shard])), None)
 
     def master_of(self, shard: int) -> Node:

@@ -1,0 +1,42 @@
+"""One cluster for all tests of this folder, whole and empty when a test begins."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumption.quota_reading import _valkey
+from tests.cluster.market import ClusterMarket
+from tests.committed import audit_trail_may_be_emptied, committed
+from tests.harness.cluster import ValkeyCluster
+from tests.harness.servers import RUN
+
+__all__ = ["audit_trail_may_be_emptied", "committed", "market", "servers"]
+
+
+@pytest.fixture(scope="package")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"), inherit=[RUN.lock.descriptor])
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def market(committed: None, servers: ValkeyCluster, settings: Any, tmp_path: Path) -> Iterator[ClusterMarket]:
+    for node in servers.nodes:
+        node.start()
+    servers.wait_whole()
+    settings.REDIS_URL = servers.url
+    settings.VALKEY_CLUSTER = servers.environment["VALKEY_CLUSTER"].split(",")
+    _valkey.cache_clear()
+    opened = ClusterMarket(servers, tmp_path)
+    yield opened
+    opened.market.stop()
+    sys.stdout.write(opened.market.log.read_text())  # shown where the test failed
+    for node in servers.nodes:
+        if node.info("replication")["role"] == "master":
+            node.ask("FLUSHALL")
+    _valkey.cache_clear()
