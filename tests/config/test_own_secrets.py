@@ -3,46 +3,48 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 
+from common import own_secrets
 from tests.harness.servers import ROOT
 
-
-@pytest.mark.parametrize("entry", ["config.asgi", "config.wsgi"])
-@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "CREDENTIAL_KEYS"])
-def test_an_entry_without_a_secret_of_its_own_does_not_start(entry: str, name: str) -> None:
-    given = {each: value for each, value in os.environ.items() if each != name}
-    assert _load(entry, given).endswith(f"{name} is not set\n")
-
-
-@pytest.mark.parametrize("entry", ["config.asgi", "config.wsgi"])
-def test_an_entry_with_secrets_of_its_own_starts(entry: str) -> None:
-    assert _load(entry, dict(os.environ)) == ""
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "SECRET_KEY": lambda settings: settings.KNOWN_SECRET_KEY,
+    "KEY_PEPPERS": lambda settings: {"1": settings.KNOWN_PEPPER, "2": "own"},
+    "CREDENTIAL_KEYS": lambda _: [],
+}
 
 
-def _load(entry: str, environment: dict[str, str]) -> str:
+@pytest.mark.parametrize("name", WRONG)
+def test_every_secret_has_to_be_of_its_own(settings: Any, name: str) -> None:
+    own_secrets.require()
+    setattr(settings, name, WRONG[name](settings))
+    with pytest.raises(ImproperlyConfigured, match=f"^{name} is not set$"):
+        own_secrets.require()
+
+
+STARTS = {
+    "gateway": ["-c", "import config.asgi"],
+    "console": ["-c", "import config.wsgi"],
+    "worker": ["-m", "celery", "-A", "config", "worker", "--pool", "solo"],
+    "beat": ["-m", "celery", "-A", "config", "beat"],
+    "drain": ["manage.py", "drain_usage"],
+}
+
+
+@pytest.mark.parametrize("process", STARTS)
+def test_no_process_starts_without_them(process: str) -> None:
+    given = {name: value for name, value in os.environ.items() if name not in WRONG}
     done = subprocess.run(
-        [sys.executable, "-c", f"import {entry}"],
-        env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    return done.stderr
-
-
-@pytest.mark.parametrize("name", ["SECRET_KEY", "KEY_PEPPERS", "CREDENTIAL_KEYS"])
-@pytest.mark.parametrize(
-    "command",
-    ["-m celery -A config worker --pool solo", "-m celery -A config beat", "manage.py drain_usage"],
-    ids=["worker", "beat", "drain"],
-)
-def test_what_works_in_the_background_does_not_start_either(command: str, name: str) -> None:
-    given = {each: value for each, value in os.environ.items() if each != name}
-    done = subprocess.run(
-        [sys.executable, *command.split()],
+        [sys.executable, *STARTS[process]],
         env=given, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode != 0
-    assert f"{name} is not set" in done.stderr
+    assert "SECRET_KEY is not set; KEY_PEPPERS is not set; CREDENTIAL_KEYS is not set" in done.stderr
 
 
 def test_beat_with_secrets_of_its_own_starts() -> None:
