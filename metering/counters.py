@@ -69,7 +69,7 @@ def _add_quotas(found: dict[int, list[Counter]], consumers: dict[str, int]) -> N
             shard = consumers[consumer]
             name, end = expires[month]
             key = shards.quota_key_of(shard, consumer, service, name)
-            found[shard].append(Counter(key, end, ("used", used, "reserved", "0")))
+            found[shard].append(Counter(key, end, ("used", used)))
 
 
 def _add_spent(

@@ -17,6 +17,7 @@ forgets what it counted before counters are set.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,16 +133,21 @@ def finish(server: OneLife, positions: dict[int, Position]) -> None:
     """
     forgetting = _distrusted(positions)
     consumers = counters.consumers_of(positions)
-    for some in _batched(positions.values(), AT_ONCE):
-        wanted = counters.counters({position.shard: consumers[position.shard] for position in some})
-        scripts = _Scripts(server)
-        counted = _counted(server, forgetting.intersection(position.shard for position in some))
-        for position in some:
-            for keys in _batched(counted.get(position.shard, ()), MOST_COUNTERS):
-                scripts.add(position, _FORGET, keys, shards.tag(position.shard))
-            _set(scripts, position, wanted[position.shard])
-            _open(scripts, position)
-        scripts.run()
+    with ThreadPoolExecutor(1, "counters") as sender:
+        sent = sender.submit(lambda: None)
+        for some in _batched(positions.values(), AT_ONCE):
+            # PostgreSQL works on these while Valkey sets those before.
+            wanted = counters.counters({position.shard: consumers[position.shard] for position in some})
+            scripts = _Scripts(server)
+            counted = _counted(server, forgetting.intersection(position.shard for position in some))
+            for position in some:
+                for keys in _batched(counted.get(position.shard, ()), MOST_COUNTERS):
+                    scripts.add(position, _FORGET, keys, shards.tag(position.shard))
+                _set(scripts, position, wanted[position.shard])
+                _open(scripts, position)
+            sent.result()
+            sent = sender.submit(scripts.run)
+        sent.result()
     crash.point("epoch-set")
     rows = ShardEpoch.objects.filter(shard__in=list(positions))
     # Whoever distrusts a shard while it is opened has it opened again.

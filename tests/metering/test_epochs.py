@@ -124,7 +124,7 @@ def test_without_data_counters_come_back_from_the_ledger(
     own_market.drain()
 
     assert is_live(own_market)
-    assert counter(own_market) == {"used": 90, "reserved": 0}
+    assert counter(own_market) == {"used": 90}
     assert own_market.valkey.expiretime(own_market.quota_key) == shards.quota_expires(own_market.month)
     assert {period: spent(own_market, period) for period in before} == before
     assert settle(own_market, own_market.entry())[0] == b"ok"
@@ -203,7 +203,7 @@ def test_a_running_drain_heals_by_itself(own_market: Market, own_valkey: Valkey)
 
     own_market.valkey.flushall()
     wait_for(lambda: is_live(own_market), seconds=10)
-    assert counter(own_market) == {"used": 30, "reserved": 0}
+    assert counter(own_market) == {"used": 30}
     own_valkey.kill()
     time.sleep(1)
     own_valkey.start()
@@ -212,7 +212,7 @@ def test_a_running_drain_heals_by_itself(own_market: Market, own_valkey: Valkey)
     wait_for(lambda: is_live(own_market), seconds=15)
 
     assert drain.poll() is None
-    assert counter(own_market) == {"used": 30, "reserved": 0}
+    assert counter(own_market) == {"used": 30}
     assert set(ShardEpoch.objects.values_list("number", flat=True)) == {4}
     assert "Traceback" not in own_market.log.read_text()
 
@@ -232,7 +232,7 @@ def test_a_full_valkey_is_drained_and_its_shards_are_opened(own_market: Market) 
     assert own_market.record(entry).total_tokens == 30
     watermark: Any = own_market.valkey.get(shards.watermark_key(own_market.shard))
     assert watermark.decode() == f"2:{JournalPosition.objects.get(shard=own_market.shard).last_id}"
-    assert counter(own_market) == {"used": 30, "reserved": 0}
+    assert counter(own_market) == {"used": 30}
 
 
 def test_a_connection_never_comes_back_to_another_life(own_market: Market, own_valkey: Valkey) -> None:
