@@ -83,7 +83,7 @@ class Marketplace:
     def gateway(self, name: str = "gateway") -> Gateway:
         """One more gateway, not started yet."""
         port = free_port()
-        process = self._process(name, gateway_command(port), PORT=str(port))
+        process = self._process(name, gateway_command(port), PORT=str(port), PROCESS="gateway")
         return Gateway(process, port, self.calls)
 
     def stop(self) -> None:

@@ -55,7 +55,12 @@ def gateways(count: int, folder: Path) -> Iterator[list[int]]:
     started = []
     try:
         for port in ports:
-            env = {**os.environ, "PORT": str(port), "SPOOL_DIR": str(folder / f"spool-{port}")}
+            env = {
+                **os.environ,
+                "PROCESS": "gateway",
+                "PORT": str(port),
+                "SPOOL_DIR": str(folder / f"spool-{port}"),
+            }
             started.append(spawn(gateway_command(port), cwd=ROOT, log=folder / f"{port}.log", env=env))
         for port in ports:
             _wait(f"http://127.0.0.1:{port}/health")

@@ -63,7 +63,7 @@ INSTALLED_APPS = [
     "rest_framework_simplejwt",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "django_celery_beat",
+    *([] if IS_GATEWAY else ["django_celery_beat"]),
     *([] if IS_GATEWAY else ["django_prometheus"]),
     "audit",
     "catalog",

@@ -99,6 +99,7 @@ class Stack:
             name,
             gateway_command(port, drain_seconds=drain_seconds),
             ready_url=f"{url}/health/ready",
+            PROCESS="gateway",
             LANE="on" if lane else "off",
             PORT=str(port),
             **environment,
