@@ -164,6 +164,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": timedelta(minutes=10),
     },
     "make-partitions": {"task": "metering.tasks.make_partitions", "schedule": timedelta(days=1)},
+    "archive-usage": {"task": "finance.tasks.archive_usage", "schedule": timedelta(days=1)},
     "resume-exports": {"task": "finance.tasks.resume_exports", "schedule": timedelta(minutes=1)},
     "send-reports": {"task": "finance.tasks.send_reports", "schedule": timedelta(minutes=5)},
     "reconcile-books": {"task": "finance.tasks.reconcile_books", "schedule": timedelta(minutes=5)},
@@ -245,6 +246,11 @@ AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")
 #: Whose name stands on what is exported for billing.
 INVOICE_ISSUER = env("INVOICE_ISSUER", "LLM marketplace")
 EXPORT_DIR = Path(env("EXPORT_DIR", str(VAR_DIR / "exports")))
+#: Closed months older than so many are archived (``finance.archives``), and their tables dropped so many days after
+#: that. Empty: not by themselves, but by ``manage.py partitions``. The files must outlive workers, and be backed up.
+ARCHIVE_AFTER_MONTHS = int(env("ARCHIVE_AFTER_MONTHS")) if env("ARCHIVE_AFTER_MONTHS") else None
+ARCHIVE_DROP_AFTER_DAYS = int(env("ARCHIVE_DROP_AFTER_DAYS")) if env("ARCHIVE_DROP_AFTER_DAYS") else None
+ARCHIVE_DIR = Path(env("ARCHIVE_DIR", str(VAR_DIR / "archive")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.

@@ -19,11 +19,12 @@ from catalog.models import PriceVersion
 from common import clock
 from finance import downloads, exports
 from finance.errors import DownloadRefused
-from finance.models import Difference, ExportJob, Reconciliation
+from finance.models import ArchiveStep, Difference, ExportJob, Reconciliation
 from finance.periods_admin import ClosedMonthAdmin, GatewayAdmin
 from finance.price_admin import PreviewedPriceVersionAdmin
 from finance.reports_admin import ReportDeliveryAdmin, ReportScheduleAdmin
 from finance.tasks import reconcile_books, run_export
+from metering import archived
 
 __all__ = [
     "ClosedMonthAdmin", "ExportJobAdmin", "GatewayAdmin", "ReconciliationAdmin", "ReportDeliveryAdmin",
@@ -50,6 +51,12 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the stu
             raise forms.ValidationError("The range ends too late.")
         if first and midnight(first) >= clock.now():
             raise forms.ValidationError("The range has not begun yet.")
+        if (
+            first
+            and last
+            and (away := archived.months_away_of(midnight(first), midnight(last + dt.timedelta(days=1))))
+        ):
+            raise forms.ValidationError(archived.sentence(away))
         if first and last and cleaned.get("format") == ExportJob.Format.STATEMENTS:
             _require_whole_months(first, last)
         return cleaned
@@ -208,6 +215,12 @@ class ReconciliationAdmin(ReadOnlyAdmin):
         reconcile_books.delay(actor_of(request))
         self.message_user(request, "The books are being compared; this page shows the result in a moment.")
         return HttpResponseRedirect(reverse("admin:finance_reconciliation_changelist"))
+
+
+@admin.register(ArchiveStep)
+class ArchiveStepAdmin(ReadOnlyAdmin):
+    list_display = ("month", "step", "at", "by", "rows", "totals", "file")
+    list_filter = ("step",)
 
 
 # A price is put up for sale below; what it would bring is known here.

@@ -15,6 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from common import clock
 from common.money import ZERO, plain
 from finance.models import Difference
+from metering import archived
 
 _Source = Difference.Source
 #: Hours and rows that a cause names at most.
@@ -149,9 +150,10 @@ class Pair:
 
 
 def compare(moment: BaseDatabaseWrapper, months: Iterable[dt.date]) -> tuple[int, list[Difference]]:
-    """How many pairs there are in these months, and the differences among them, not saved."""
+    """How many pairs there are in these months, and the differences among them, not saved. Raises ``UsageArchived``."""
     count, differences = 0, []
     for month in months:
+        archived.require_there(clock.month_start(month), clock.month_start(clock.next_month(month)), moment)
         pairs = [Pair(row) for row in _ask(moment, _SUMS, _span(month))]
         count += len(pairs)
         differences += [_explained(moment, pair) for pair in pairs if not pair.agrees]

@@ -15,3 +15,7 @@ class DownloadRefused(Problem):
 
 class PeriodNotReady(Problem):
     code, status, title = "period_not_ready", 409, "The month cannot be closed yet"
+
+
+class ArchiveRefused(Problem):
+    code, status, title = "archive_refused", 409, "The month cannot be archived or restored like this"

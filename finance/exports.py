@@ -23,6 +23,7 @@ from finance import formats, manifests
 from finance.errors import RangeRefused
 from finance.models import KEPT, MOST_ATTEMPTS, ExportJob
 from finance.snapshot import Lines, snapshot
+from metering import archived
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,14 @@ def order(
     consumer: Consumer | None = None,
     address: str | None = None,
 ) -> ExportJob:
-    """Queue an export of ``[start, end)``. What lies after now is left out. Raises ``RangeRefused``."""
+    """Queue an export of ``[start, end)``. What lies after now is left out. Raises ``RangeRefused``, and
+    ``UsageArchived`` where rows of it are in the archive."""
     end = min(end, clock.now())
     if start >= end:
         raise RangeRefused
     if format == ExportJob.Format.STATEMENTS and not are_whole_months(start, end):
         raise RangeRefused("statements are of whole UTC months that are over")
+    archived.require_there(start, end)
     job = ExportJob.objects.create(format=format, start=start, end=end, consumer=consumer, ordered_by=actor)
     _tell(job, "export.ordered", actor, address)
     return job
@@ -91,6 +94,11 @@ def _run(job: ExportJob) -> None:
     try:
         made = _write(job)
     except Unwanted:
+        shutil.rmtree(job.folder, ignore_errors=True)
+        return
+    except archived.UsageArchived as gone:
+        fields = {"error": gone.detail[:255], "finished_at": clock.now()}
+        job.moves(ExportJob.State.FAILED, of=_UNFINISHED, **fields)
         shutil.rmtree(job.folder, ignore_errors=True)
         return
     crash.point("export-written")

@@ -308,3 +308,36 @@ class ReportDelivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.schedule} {self.month:%Y-%m}"
+
+
+class ArchiveStep(models.Model):
+    """What became of a closed month's rows; the last step of a month says where they are. Steps are only ever added.
+
+    ``manifest``: see ``finance.archives``.
+    """
+
+    class Step(models.TextChoices):
+        WRITTEN = "written", "written to a file, and read back"
+        DETACHED = "detached", "out of the ledger, in a table beside it"
+        DROPPED = "dropped", "in the file alone"
+        RESTORED = "restored", "in the ledger again"
+
+    month = models.DateField()
+    step = models.CharField(max_length=10, choices=Step)
+    at = models.DateTimeField(default=clock.now)
+    by = models.CharField(max_length=255)
+    file = models.CharField(max_length=255)
+    sha256 = models.CharField(max_length=64)
+    rows = models.BigIntegerField()
+    totals = models.JSONField(help_text="What the rows cost: amount as text, by currency.")
+    schema_version = models.PositiveSmallIntegerField()
+    manifest = models.JSONField()
+
+    class Meta:
+        db_table = "archive_steps"
+        ordering = ("-id",)
+        default_permissions = ("view",)
+        indexes = (models.Index(fields=("month",), name="idx_archive_steps_month"),)
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m} {self.step}"

@@ -12,6 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from common.money import ZERO, plain
 from finance.models import ExportJob
+from metering import archived
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def one_moment() -> Iterator[BaseDatabaseWrapper]:
     try:
         with other.cursor() as cursor:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # Before the moment is fixed: a month that goes to the archive waits for us, or is gone for us altogether.
+            cursor.execute("LOCK TABLE usage_records IN ACCESS SHARE MODE")
         yield other
     finally:
         other.close()
@@ -109,8 +112,9 @@ def one_moment() -> Iterator[BaseDatabaseWrapper]:
 
 @contextmanager
 def snapshot(job: ExportJob) -> Iterator[Snapshot]:
-    """The ledger for one job."""
+    """The ledger for one job. Raises ``UsageArchived``."""
     with one_moment() as other:
+        archived.require_there(job.start, job.end, other)
         with other.cursor() as cursor:
             # In order of the primary key, and names looked up by row: a sort of ten million rows takes a minute.
             cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from finance import exports, reconciliation, reports
+from finance import archives, exports, reconciliation, reports
 from finance.models import ExportJob
 
 
@@ -32,3 +32,9 @@ def send_reports() -> None:
     """Make and send what is due of the reports of every month."""
     reports.plan()
     reports.send()
+
+
+@shared_task
+def archive_usage() -> None:
+    """Archive closed months that are old enough, where a setting says so."""
+    archives.archive_due(by="beat")

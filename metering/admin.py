@@ -19,7 +19,7 @@ from audit.audited_admin import ReadOnlyAdmin, actor_of
 from audit.noted_action import ask_for_note, note_of
 from common.money import plain
 from common.paginators import BoundedPaginator
-from metering import dead_letters, explorer_page, export
+from metering import archived, dead_letters, explorer_page, export
 from metering.consumers import consumers_meant, uuid_of
 from metering.correction_admin import CorrectionPages
 from metering.models import (
@@ -80,6 +80,8 @@ class ExportForm(forms.Form):
             raise forms.ValidationError("The range ends before it begins.")
         if end and end >= dt.date.max:
             raise forms.ValidationError("The range ends too late.")
+        if start and end and (away := export.months_away(start, end)):
+            raise forms.ValidationError(archived.sentence(away))
         return cleaned
 
 
@@ -128,6 +130,8 @@ class UsageRecordAdmin(CorrectionPages, ReadOnly):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         shown = {"may_export": export.may_export(request.user), **(extra_context or {})}
+        if away := archived.months_away():
+            self.message_user(request, archived.sentence(away), messages.WARNING)
         return super().changelist_view(request, shown)
 
     def get_urls(self) -> list[URLPattern]:

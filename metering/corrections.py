@@ -15,7 +15,7 @@ from audit import trail
 from common.errors import Problem
 from common.ids import moment_of, uuid7
 from common.money import ZERO, plain
-from metering import journal, ledger, positions, shards
+from metering import archived, journal, ledger, positions, shards
 from metering.journal import TOKEN_COUNTS
 from metering.lines import Line, owners_text
 from metering.models import UsageRecord
@@ -108,7 +108,11 @@ def _rows_of(line: Line) -> list[UsageRecord]:
     request_id = line.entry.request_id
     first = UsageRecord.objects.filter(id=request_id, timestamp=moment_of(request_id))
     corrections = UsageRecord.objects.filter(corrects=request_id, kind=UsageRecord.Kind.CORRECTION)
-    return [*first, *corrections.order_by("id")]
+    rows = [*first, *corrections.order_by("id")]
+    away = archived.months_away_of(moment_of(request_id), line.moment)
+    if away:
+        raise CorrectionRefused(archived.sentence(away))
+    return rows
 
 
 def _together(rows: Iterable[UsageRecord], amounts: Amounts) -> list[Decimal]:

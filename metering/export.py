@@ -10,6 +10,7 @@ from accounts.models import Consumer, User
 from catalog.models import Service
 from common import clock
 from common.money import plain
+from metering import archived
 from metering.journal import TOKEN_COUNTS
 from metering.models import UsageRecord
 
@@ -49,6 +50,13 @@ def csv_lines(*, first: dt.date, last: dt.date) -> Iterator[str]:
     for page in _pages(_midnight(first), _midnight(last + dt.timedelta(days=1))):
         names.learn(page)
         yield "".join([writer.writerow(_row(record, names)) for record in page])
+    # Where a month was archived meanwhile, the answer breaks off instead of ending too early.
+    archived.require_there(_midnight(first), _midnight(last + dt.timedelta(days=1)))
+
+
+def months_away(first: dt.date, last: dt.date) -> list[dt.date]:
+    """Months of these days whose rows are in the archive."""
+    return archived.months_away_of(_midnight(first), _midnight(last + dt.timedelta(days=1)))
 
 
 def _midnight(day: dt.date) -> dt.datetime:

@@ -8,6 +8,8 @@
 | unsettled, voided or month closed | settled                          | correction                             |
 | settled                           | unsettled, or the same again     | nothing                                |
 | settled                           | other amounts                    | refused as ``conflict``                |
+
+Of a month whose rows are archived, ``metering.archived`` says what the ledger had.
 """
 
 import datetime as dt
@@ -20,7 +22,7 @@ from typing import Any
 from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from common import clock
-from metering import rollups
+from metering import archived, rollups
 from metering.journal import TOKEN_COUNTS, Entry
 from metering.lines import COLUMNS, Line
 from metering.models import ClosedMonth, DeadLetter, UsageRecord
@@ -189,8 +191,13 @@ def _merge_known(
 ) -> None:
     """Lines whose request the ledger has or may not take any more, one by one, in the order they came."""
     records = _locked(lines) if lines else {}
+    # Asked after the ledger: a month is remembered before its rows are taken away.
+    remembered = archived.known(line.id for line in lines if _is_before(line, closed_until))
     for line in lines:
-        record = records.get(line.id)
+        record, kept = records.get(line.id), remembered.get(line.id)
+        if kept is not None and (kept.is_settled or record is None):
+            _merge_archived(line, kept, changes)
+            continue
         if record is None:
             _correct(line, changes)
             continue
@@ -207,6 +214,15 @@ def _merge_known(
             deltas.remove(record)
             records[line.id] = _settle(line)
             changes.changed.append(line)
+
+
+def _merge_archived(line: Line, kept: archived.Remembered, changes: Changes) -> None:
+    if not line.is_settled:
+        return
+    if not kept.agrees(line):
+        changes.refused.append(_conflict(line))
+    elif not kept.is_settled:
+        _correct(line, changes)
 
 
 def _locked(lines: Sequence[Line]) -> dict[uuid.UUID, UsageRecord]:

@@ -137,6 +137,18 @@ class ClosedMonth(models.Model):
         return f"{self.month:%Y-%m}"
 
 
+class ArchivedRequests(models.Model):
+    """What is remembered of the requests of an archived month, some at a time: see ``metering.archived``."""
+
+    month = models.DateField()
+    first = models.UUIDField()
+    packed = models.BinaryField()
+
+    class Meta:
+        db_table = "archived_requests"
+        constraints = (models.UniqueConstraint(fields=("month", "first"), name="one_row_per_first_request"),)
+
+
 class UsageSums(models.Model):
     """What a stretch of the ledger adds up to, kept in the same transaction that writes the ledger."""
 
@@ -339,10 +351,8 @@ class JournalPosition(models.Model):
 
 
 class JournalBatch(models.Model):
-    """What one drained batch changed in the ledger: the outbox that analytics reads.
-
-    Numbers rise by one within a shard and are committed in that order.
-    """
+    """What one drained batch changed in the ledger: the outbox that analytics reads. Numbers rise by one within a shard
+    and are committed in that order."""
 
     shard = models.PositiveSmallIntegerField()
     number = models.PositiveBigIntegerField()

@@ -17,6 +17,7 @@ from accounts.roles import ROLES
 from analytics.models import AnalyticsEvent, AnalyticsPosition, SourcePosition
 from common import clock
 from finance.exports import order
+from finance.models import ArchiveStep
 from metering.models import ClosedMonth, DeadLetter, Gateway, JournalBatch, JournalPosition, ShardEpoch
 from sla.models import SlaIncident, SlaViolation
 from tests.console import console, operator
@@ -45,6 +46,7 @@ MAY = {
     "catalog.tier":                ("vac",  "vac",  "v",  "v",  "v", "-"),
     # Its rows lead on to the service's own page.
     "consumption.serviceupstream": ("vc",   "vc",   "vc", "vc", "vc", "-"),
+    "finance.archivestep":         ("v",    "v",    "v",  "v",  "v", "-"),
     "finance.exportjob":           ("va",   "v",    "v",  "va", "v", "-"),
     "finance.reconciliation":      ("v",    "v",    "v",  "v",  "v", "-"),
     "finance.reportdelivery":      ("v",    "v",    "v",  "v",  "v", "-"),
@@ -113,6 +115,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     order(format="csv", start=now - dt.timedelta(days=1), end=now, actor="a test")
     DeadLetter.objects.create(shard=0, epoch=1, stream_id="1-0", reason="unreadable", entry=b"{}")
     ClosedMonth.objects.create(month=month)
+    ArchiveStep.objects.create(month=month, step="written", rows=0, totals={}, schema_version=1, manifest={})
     JournalBatch.objects.create(shard=0, number=1, record_ids=[])
     JournalPosition.objects.get_or_create(shard=0, defaults={"epoch": 1})
     ShardEpoch.objects.get_or_create(shard=0, defaults={"number": 1})
