@@ -18,10 +18,11 @@ def original(cell: str) -> str:
     return cell.removeprefix("'")
 
 
-_STARTS_SQL = r"'=', '+', '-', '@', E'\t', E'\r', E'\n', ''''"
+# A comparison of numbers: one of texts, for every cell of ten million rows, is a tenth of the whole.
+_STARTS_SQL = ", ".join(str(ord(start)) for start in STARTS)
 
 
 def harmless_sql(expression: str) -> str:
     """``harmless`` as an SQL expression; NULL becomes an empty text."""
-    runs = f"left({expression}, 1) IN ({_STARTS_SQL})"
+    runs = f"ascii({expression}) IN ({_STARTS_SQL})"
     return f"CASE WHEN {runs} THEN '''' || ({expression}) ELSE coalesce({expression}, '') END"

@@ -19,10 +19,10 @@ from django.db.models import F
 from accounts.models import Consumer
 from audit import trail
 from common import clock, crash
-from finance import formats, manifests
+from finance import copying, formats, manifests
 from finance.errors import RangeRefused
 from finance.models import KEPT, MOST_ATTEMPTS, ExportJob
-from finance.snapshot import Lines, snapshot
+from finance.snapshot import snapshot
 from metering import archived
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,10 @@ def _write(job: ExportJob) -> dict[str, Any]:
     with snapshot(job) as ledger:
         facts = ledger.facts()
         tell = _progress(job, facts.rows)
-        with copied.open("wb") as target:
-            lines = Lines(target, tell)
-            ledger.copy(how.select(), lines)
-            lines.flush()
+        if how.BY_ROW and facts.rows >= copying.WORTHWHILE:
+            copying.copy_rows(ledger, job, how.select(), copied, tell)
+        else:
+            copying.copy_whole(ledger, how.select(), copied, tell)
     crash.point("export-copied")
     how.write(job, copied, file, tell)
     copied.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The ledger as it was at one moment: what drains write meanwhile is not seen, so parts of a file fit together."""
 
+import datetime as dt
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,21 +32,34 @@ class Facts:
 
 
 class Snapshot:
-    """Questions to the ledger about the range of one job."""
+    """Questions to the ledger about the range of one job, or a stretch of it."""
 
-    def __init__(self, other: BaseDatabaseWrapper, job: ExportJob) -> None:
+    def __init__(
+        self,
+        other: BaseDatabaseWrapper,
+        job: ExportJob,
+        stretch: tuple[dt.datetime, dt.datetime] | None = None,
+    ) -> None:
         self._connection = other
         self.where = """r."timestamp" >= %s AND r."timestamp" < %s"""
-        self.values: list[Any] = [job.start, job.end]
+        self.values: list[Any] = [*(stretch or (job.start, job.end))]
         if job.consumer_id is not None:
             self.where += " AND r.consumer_id = %s"
             self.values.append(job.consumer_id)
 
-    def copy(self, select: str, file: Any) -> None:
-        """``COPY`` the answer, with its head, to a file as CSV in UTF-8."""
+    def copy(self, select: str, file: Any, *, has_head: bool = True) -> None:
+        """``COPY`` the answer to a file as CSV in UTF-8."""
         with self._connection.cursor() as cursor, self._connection.wrap_database_errors:
+            # In order of the primary key, and names looked up by row: a sort of ten million rows takes a minute.
+            cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+            cursor.execute("SET LOCAL enable_sort = off; SET LOCAL jit = off")
             question = cursor.mogrify(select.format(where=self.where), self.values).decode()
-            cursor.copy_expert(f"COPY ({question}) TO STDOUT WITH (FORMAT csv, HEADER)", file)
+            cursor.copy_expert(f"COPY ({question}) TO STDOUT WITH (FORMAT csv, HEADER {has_head})", file)
+
+    def shared(self) -> str:
+        """The name by which other sessions see the same moment (``following``), while this one is open."""
+        [(name,)] = self.ask("SELECT pg_export_snapshot()")
+        return str(name)
 
     def ask(self, select: str) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -115,11 +129,20 @@ def snapshot(job: ExportJob) -> Iterator[Snapshot]:
     """The ledger for one job. Raises ``UsageArchived``."""
     with one_moment() as other:
         archived.require_there(job.start, job.end, other)
-        with other.cursor() as cursor:
-            # In order of the primary key, and names looked up by row: a sort of ten million rows takes a minute.
-            cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-            cursor.execute("SET LOCAL enable_sort = off; SET LOCAL jit = off")
         yield Snapshot(other, job)
+
+
+@contextmanager
+def following(moment: str) -> Iterator[BaseDatabaseWrapper]:
+    """A further session that sees the moment of one that shares it (``Snapshot.shared``)."""
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute("SET TRANSACTION SNAPSHOT %s", [moment])
+        yield other
+    finally:
+        other.close()
 
 
 def positions(other: BaseDatabaseWrapper) -> dict[str, str]:
@@ -134,10 +157,10 @@ class Lines:
 
     PIECE = 4_000
 
-    def __init__(self, file: IO[bytes], told: Callable[[int], None]) -> None:
+    def __init__(self, file: IO[bytes], told: Callable[[int], None], *, has_head: bool = True) -> None:
         self._file, self._told = file, told
         self._lines: list[bytes] = []
-        self.rows = -1  # the head is none
+        self.rows = -1 if has_head else 0
 
     def write(self, line: bytes) -> None:
         self._lines.append(line)

@@ -12,7 +12,8 @@ from finance.cells import harmless_sql, original
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``kind``: text (may be anything, so it is made harmless), id, moment, count or amount."""
+    """``kind``: text (may be anything, so it is made harmless), name (the same, in ``sql`` already), id, moment, count
+    or amount."""
 
     name: str
     kind: str
@@ -30,9 +31,9 @@ COLUMNS = (
     Column("kind", "id", "r.kind"),
     Column("corrects", "id", "r.corrects"),
     Column("consumer_id", "id", "r.consumer_id"),
-    Column("consumer", "text", "c.name"),
+    Column("consumer", "name", "coalesce(c.name, '')"),
     Column("service_id", "id", "r.service_id"),
-    Column("service", "text", "s.name || '@' || s.version"),
+    Column("service", "name", "coalesce(s.name, '')"),
     Column("api_key_id", "id", "r.api_key_id"),
     Column("tier", "text", "r.tier"),
     Column("status", "id", "r.status"),
@@ -56,6 +57,7 @@ KINDS = {column.name: column.kind for column in COLUMNS}
 
 _READ: dict[str, Any] = {
     "text": original,
+    "name": original,
     "id": str,
     "moment": dt.datetime.fromisoformat,
     "count": int,
@@ -64,14 +66,23 @@ _READ: dict[str, Any] = {
 
 
 def select() -> str:
-    """All columns of the rows in question, oldest first. The caller's ``WHERE`` speaks of ``r``, the ledger."""
+    """All columns of the rows in question, oldest first. The caller's ``WHERE`` speaks of ``r``, the ledger.
+
+    Names are made harmless before they are joined, and kept by the server for the next row (``OFFSET 0`` holds it to
+    that): nearly all rows are of a consumer and a service that it has met.
+    """
     columns = ", ".join(
         f"{harmless_sql(column.sql) if column.kind == 'text' else column.sql} AS {column.name}"
         for column in COLUMNS
     )
     return f"""
         SELECT {columns} FROM usage_records r
-        LEFT JOIN consumers c ON c.id = r.consumer_id LEFT JOIN services s ON s.id = r.service_id
+        LEFT JOIN LATERAL (
+            SELECT {harmless_sql("name")} AS name FROM consumers WHERE id = r.consumer_id OFFSET 0
+        ) c ON true
+        LEFT JOIN LATERAL (
+            SELECT {harmless_sql("name || '@' || version")} AS name FROM services WHERE id = r.service_id OFFSET 0
+        ) s ON true
         WHERE {{where}} ORDER BY r.id
     """  # noqa: S608 - names of columns alone  # nosec B608
 

@@ -12,9 +12,11 @@ Progress = Callable[[int], None]
 
 
 class Format(Protocol):
-    """A module of this package. ``SUFFIX``: of its files. ``select``: the question to the ledger."""
+    """A module of this package. ``SUFFIX``: of its files. ``select``: the question to the ledger. ``BY_ROW``: whether
+    it is answered with a line for each row, by id."""
 
     SUFFIX: str
+    BY_ROW: bool
 
     def select(self) -> str: ...
 

@@ -7,6 +7,7 @@ from finance.models import ExportJob
 from finance.usage_file import select as select
 
 SUFFIX = "csv"
+BY_ROW = True
 
 
 def write(job: ExportJob, copied: Path, target: Path, progress: Progress) -> None:

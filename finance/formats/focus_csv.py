@@ -8,6 +8,7 @@ from finance.formats import Progress
 from finance.models import ExportJob
 
 SUFFIX = "csv"
+BY_ROW = False
 _STEP = 4_000
 
 

@@ -11,8 +11,10 @@ from finance.usage_file import COLUMNS
 from finance.usage_file import select as select
 
 SUFFIX = "parquet"
+BY_ROW = True
 _TYPES = {
     "text": pa.string(),
+    "name": pa.string(),
     "id": pa.string(),
     "moment": pa.timestamp("ms", tz="UTC"),
     "count": pa.int64(),

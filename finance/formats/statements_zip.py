@@ -23,6 +23,7 @@ from finance.models import ExportJob
 from finance.statements import Statement, statement_of
 
 SUFFIX = "zip"
+BY_ROW = False
 LIST = "statements.csv"
 _HEAD = (
     "month",

@@ -13,6 +13,7 @@ from finance.usage_file import KINDS
 from finance.usage_file import select as select
 
 SUFFIX = "xlsx"
+BY_ROW = True
 #: What a sheet can hold (ECMA-376 as every spreadsheet implements it), its head included.
 SHEET_ROWS = 1_048_576
 #: A spreadsheet keeps 15 digits of a number. What has more is written as text.

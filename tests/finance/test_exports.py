@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterable
 from decimal import Decimal, localcontext
@@ -23,13 +24,14 @@ from python_calamine import CalamineWorkbook
 
 from common import clock
 from common.ids import uuid7
-from finance import exports
+from finance import copying, exports
 from finance.errors import RangeRefused
 from finance.formats import xlsx
 from finance.models import MOST_ATTEMPTS, ExportJob
-from finance.snapshot import Lines
+from finance.snapshot import Lines, Snapshot
 from finance.tasks import resume_exports, run_export
 from finance.usage_file import read_csv
+from metering import partitions
 from metering.models import UsageRecord
 from tests import factories
 from tests.harness.servers import ROOT
@@ -302,3 +304,84 @@ def test_what_was_never_begun_is_put_to_work(ledger: Calls, monkeypatch: pytest.
     resume_exports()
     assert asked == [str(job.id)]
     run_export(str(uuid.uuid4()))
+
+
+HOSTILE = ("=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", "'x", 'a "b", c\nd', "", "é=")
+
+
+@pytest.fixture
+def many(committed: None, monkeypatch: pytest.MonkeyPatch) -> list[Calls]:
+    """Calls of hostile consumers over a month, enough for several sessions; none in some stretches of it."""
+    monkeypatch.setattr(copying, "WORTHWHILE", 1)
+    now = clock.now()
+    partitions.make({clock.month_of(now), clock.month_of(now - dt.timedelta(days=30))})
+    service = factories.make_service()
+    found = [Calls(service, factories.make_consumer(name=name)) for name in HOSTILE]
+    for number, calls in enumerate(found):
+        for days in (0, 1, 2, 17, 29):
+            at = clock.now() - dt.timedelta(days=days, minutes=number)
+            calls.record(at=at, cost=COSTS[number % len(COSTS)], error={"code": HOSTILE[number]})
+    return found
+
+
+def over_a_month(**fields: Any) -> dict[str, Any]:
+    return {"start": clock.now() - dt.timedelta(days=30), **fields}
+
+
+def test_several_sessions_write_what_one_does(many: list[Calls], monkeypatch: pytest.MonkeyPatch) -> None:
+    job, file = done(**over_a_month())
+    assert sorted(path.name for path in job.folder.iterdir()) == ["manifest.json", "usage.csv"]
+    rows = rows_of(file)
+    records = UsageRecord.objects.order_by("id").select_related("consumer")
+    assert [(row["record_id"], row["cost"], row["consumer"], row["error"]) for row in rows] == [
+        (str(r.id), r.cost_amount, r.consumer.name, (r.error or {})["code"]) for r in records
+    ]
+    with file.open(newline="", encoding="utf-8") as lines:
+        starts = {cell[:1] for row in csv.DictReader(lines) for cell in (row["consumer"], row["error"])}
+    assert starts == {"'", "a", "é", "", "O"}  # nobody is without a name
+    monkeypatch.setattr(copying, "WORTHWHILE", 1000)
+    _, alone = done(**over_a_month(end=job.end))
+    assert alone.read_bytes() == file.read_bytes()
+    consumer = many[0].key.consumer
+    monkeypatch.setattr(copying, "WORTHWHILE", 1)
+    assert len(rows_of(done(consumer=consumer, **over_a_month())[1])) == 5
+
+
+def test_several_sessions_see_one_moment(many: list[Calls], monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Snapshot.shared
+
+    def drained_meanwhile(ledger: Snapshot) -> str:
+        many[0].record(at=clock.now() - dt.timedelta(days=3))
+        return shared(ledger)
+
+    monkeypatch.setattr(Snapshot, "shared", drained_meanwhile)
+    job, file = done(**over_a_month())
+    assert job.manifest is not None
+    assert len(rows_of(file)) == job.manifest["rows"] == UsageRecord.objects.count() - 1
+
+
+def test_where_one_session_fails_or_nobody_wants_the_file_the_others_stop(
+    many: list[Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ordered(**over_a_month())
+    flush = Lines.flush
+
+    def lost(lines: Lines) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError("the disk is full")
+        flush(lines)
+
+    monkeypatch.setattr(Lines, "flush", lost)
+    with pytest.raises(OSError, match="full"):
+        run_export(str(job.id))
+    monkeypatch.setattr(Lines, "flush", flush)
+
+    def cancelled_meanwhile(_: Any) -> None:
+        exports.cancel(job, actor="anna")
+        connection.close()  # this thread's own
+
+    monkeypatch.setattr(exports, "_TELL_EVERY", 0.0)
+    monkeypatch.setattr(copying._Copy, "_work", cancelled_meanwhile)
+    run_export(str(job.id))
+    job.refresh_from_db()
+    assert (job.state, job.folder.exists()) == (ExportJob.State.CANCELLED, False)
