@@ -1,9 +1,7 @@
-"""FOCUS exports: rows follow from the ledger and add up to it, and a checker written elsewhere accepts them."""
+"""FOCUS exports: rows follow from the ledger and add up to it."""
 
 import csv
 import datetime as dt
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,9 @@ from metering import partitions
 from metering.models import UsageRecord
 from tests import factories
 from tests.finance.test_exports import exact_sum
-from tests.harness.servers import ROOT
 from tests.ledger_rows import Calls
 
 MARCH = (dt.datetime(2024, 3, 1, tzinfo=dt.UTC), dt.datetime(2024, 4, 1, tzinfo=dt.UTC))
-#: What lints 1.4, and where it is installed: it is no part of this project's own environment.
-CHECKER = "focus-data-toolkit==0.14.1"
 BY_KIND = {
     "model": "per_token", "currency": "USD", "unit": 1_000_000,
     "rates": {"prompt": "3", "completion": "15", "cached": "0.3"},
@@ -183,38 +178,3 @@ def test_columns_are_those_of_the_version_in_order(calls: Calls, version: str) -
     assert names == sorted(set(names) - set(own)) + own == list(focus.COLUMNS[version])
     assert ("ProviderName" in names) == (version == "1.2")
     assert ("ServiceProviderName" in names) == (version == "1.4")
-
-
-def checker() -> Path:
-    """The program that lints 1.4, in an environment of its own."""
-    folder = ROOT / "var" / "checkers" / CHECKER
-    program = folder / "bin" / "focus-toolkit"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        python = str(folder / "bin" / "python")
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", CHECKER]
-        if subprocess.run(pip, capture_output=True, timeout=90, check=False).returncode:
-            pytest.skip(f"{CHECKER} could not be installed")
-    return program
-
-
-def test_a_checker_written_elsewhere_accepts_1_4(calls: Calls) -> None:
-    call(calls, on(5), 1000, 10, cached=3)
-    earlier = call(calls, dt.datetime(2024, 2, 29, 23, tzinfo=dt.UTC), 10, 10)
-    call(calls, on(9), 10, 10, kind="correction", request_id=earlier.id, corrects=earlier.id)
-    call(calls, on(10), 10, 10, cost="5")
-    subscribed = Calls(priced(WITH_FEE), calls.key.consumer)
-    subscribed.record(at=on(5), prompt=900, completion=300, cost="1.2")
-    asked = Calls(priced({"model": "per_request", "rate_per_request": "0.01", "currency": "EUR"}))
-    asked.record(at=on(5), cost="0.01", currency="EUR")
-    _, file = exported()
-    supported = ["SupportsUnitPricing", "SupportsMultiplePricingCategories"]
-    command = [str(checker()), "validate", str(file), "--dataset", "cost-and-usage"]
-    for condition in supported:
-        command += ["--supports", condition]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr
-    broken = file.with_name("broken.csv")
-    broken.write_text(file.read_text(encoding="utf-8").replace("Generative AI", "Poetry"), encoding="utf-8")
-    command[2] = str(broken)
-    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
