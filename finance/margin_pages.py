@@ -92,7 +92,7 @@ class MarginPages(admin.ModelAdmin):  # type: ignore[type-arg] # generic in the 
 
 def _answer(first: dt.date, last: dt.date, by: str) -> dict[str, Any]:
     keys = _BY[by]
-    found = margins(start=clock.day_start(first), end=clock.day_start(last + dt.timedelta(days=1)), by=keys)
+    found = margins(first=first, last=last, by=keys)
     found.sort(key=lambda each: (each.currency, -each.revenue))
     shown = found[:MOST_ROWS]
     names = [_names(key, {each.key[place] for each in shown}) for place, key in enumerate(keys)]

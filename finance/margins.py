@@ -11,12 +11,11 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from django.db.models import F, Sum
-from django.db.models.functions import TruncDay, TruncMonth
+from django.db.models.functions import TruncMonth
 
-from common import clock
 from common.money import ZERO
 from finance.charges import sum_of
-from metering.models import UsageRollup
+from metering.models import DailyUsageRollup
 
 By = Literal["service", "consumer", "api_key", "price_version", "day", "month"]
 _KEYS: dict[By, Any] = {
@@ -24,14 +23,14 @@ _KEYS: dict[By, Any] = {
     "consumer": F("consumer_id"),
     "api_key": F("api_key_id"),
     "price_version": F("price_version_id"),
-    "day": TruncDay("hour", tzinfo=clock.UTC),
-    "month": TruncMonth("hour", tzinfo=clock.UTC),
+    "day": F("day"),
+    "month": TruncMonth("day"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """``key``: an id or a moment, as asked for, in its order. ``known``: charged requests whose cost at the upstream is
+    """``key``: an id or a day, as asked for, in its order. ``known``: charged requests whose cost at the upstream is
     known; of the others ``upstream`` has nothing, so the margin is whole only where all are known."""
 
     key: tuple[Any, ...]
@@ -51,11 +50,11 @@ class Margin:
         return self.known >= self.charged
 
 
-def margins(*, start: dt.datetime, end: dt.datetime, by: Sequence[By]) -> list[Margin]:
-    """Of the whole hours in ``[start, end)``, by what is asked for and by currency."""
+def margins(*, first: dt.date, last: dt.date, by: Sequence[By]) -> list[Margin]:
+    """Of UTC days, both included, by what is asked for and by currency."""
     keys = {f"by_{name}": _KEYS[name] for name in by}
     found = (
-        UsageRollup.objects.filter(hour__gte=start, hour__lt=end)
+        DailyUsageRollup.objects.filter(day__gte=first, day__lte=last)
         .values(**keys, in_currency=F("currency"))
         .annotate(
             calls=Sum("requests"),

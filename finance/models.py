@@ -298,6 +298,7 @@ class ReportDelivery(models.Model):
     attempted_at = models.DateTimeField(null=True)
     sent_at = models.DateTimeField(null=True)
     error = models.CharField(max_length=255, blank=True)
+    told_at = models.DateTimeField(null=True, help_text="When finance was written to of its trouble.")
 
     class Meta:
         db_table = "report_deliveries"

@@ -6,18 +6,15 @@ last time is a difference here. Everything else is read in one moment of the dat
 
 import datetime as dt
 import logging
-import smtplib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
-from django.conf import settings
-from django.core.mail import send_mail
 from django.db import connection, transaction
 
-from accounts.models import User
 from common import clock
 from finance import books, last_export, periods
+from finance.letters import write_to_finance
 from finance.models import Difference, Reconciliation
 from finance.snapshot import one_moment, positions
 from metering.models import ClosedMonth
@@ -29,7 +26,6 @@ log = logging.getLogger(__name__)
 #: How long reconciliations that found nothing are kept.
 KEPT = dt.timedelta(days=30)
 _LOCK = 0x7265636F
-_FINANCE = "finance"
 
 
 def reconcile(*, asked_by: str, months: list[dt.date] | None = None) -> Reconciliation | None:
@@ -124,24 +120,12 @@ def _alert(done: Reconciliation, differences: list[Difference]) -> None:
     }
     fresh = [difference for difference in differences if difference.subject not in known]
     if fresh:
-        _write_to_finance(done, fresh)
+        told = [f"{difference.get_source_display()}: {difference.cause}" for difference in fresh[:50]]
+        write_to_finance(f"{len(fresh)} differences in the books", [f"Reconciliation of {done}", "", *told])
 
 
 def _before(done: Reconciliation) -> Reconciliation | None:
     return Reconciliation.objects.filter(id__lt=done.id).order_by("-id").first()
-
-
-def _write_to_finance(done: Reconciliation, fresh: list[Difference]) -> None:
-    people = User.objects.filter(is_active=True, groups__name=_FINANCE).exclude(email="")
-    addresses = list(people.values_list("email", flat=True))
-    if not addresses:
-        return
-    lines = [f"{difference.get_source_display()}: {difference.cause}" for difference in fresh[:50]]
-    text = "\n".join([f"Reconciliation of {done}", "", *lines, "", settings.CONSOLE_URL])
-    try:
-        send_mail(f"{len(fresh)} differences in the books", text, None, addresses)
-    except (smtplib.SMTPException, OSError) as error:
-        log.warning("finance could not be written to: %s", type(error).__name__)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from django.db.models import F
 
 from common import clock, crash
 from finance import exports, report_channels
+from finance.letters import write_to_finance
 from finance.models import ExportJob, ReportDelivery, ReportSchedule
 from finance.report_channels import Refused, Unclear
 
@@ -23,6 +24,8 @@ ATTEMPT = dt.timedelta(hours=2)
 #: Between two tries, and how many there are.
 RETRY = dt.timedelta(minutes=10)
 MOST_ATTEMPTS = 50
+#: Of how many one letter tells.
+MOST_TOLD = 50
 _State = ReportDelivery.State
 
 
@@ -50,11 +53,20 @@ def send() -> int:
     return sum(_send_once(delivery) for delivery in due.order_by("id"))
 
 
+def tell_of_troubles() -> None:
+    """Write to finance of deliveries that failed or are unclear: once of each, or again where this is killed."""
+    of_these = ReportDelivery.objects.filter(state__in=(_State.FAILED, _State.UNCLEAR), told_at=None)
+    found = list(of_these.select_related("schedule").order_by("id")[:MOST_TOLD])
+    told = [f"{delivery}: {delivery.state}, {delivery.error}" for delivery in found]
+    if found and write_to_finance(f"{len(found)} reports need a person", told):
+        of_these.filter(id__in=[delivery.pk for delivery in found]).update(told_at=clock.now())
+
+
 def send_again(delivery: ReportDelivery) -> bool:
     """A person says so, of one that was sent, failed or is unclear. The ledger is asked anew."""
     return _moves(
         delivery, _State.WAITING, of=(_State.SENT, _State.UNCLEAR, _State.FAILED), job=None, attempts=0, error="",
-        attempted_at=None, sent_at=None,
+        attempted_at=None, sent_at=None, told_at=None,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def send_reports() -> None:
     """Make and send what is due of the reports of every month."""
     reports.plan()
     reports.send()
+    reports.tell_of_troubles()
 
 
 @shared_task

@@ -13,8 +13,10 @@ from django.urls import URLPattern, path, reverse
 from audit import trail
 from audit.audited_admin import actor_of
 from audit.noted_action import NoteForm, ask_for_note, note_of
+from common.money import ZERO
 from metering import corrections
 from metering.corrections import Amounts, CorrectionRefused
+from metering.journal import TOKEN_COUNTS
 from metering.models import UsageRecord
 
 _PERMISSION = "finance.correct_usage"
@@ -23,16 +25,23 @@ _PERMISSION = "finance.correct_usage"
 class CorrectionForm(NoteForm):
     """What is added to a call; negative takes away."""
 
-    field_order = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost", "note")
-    prompt_tokens = forms.IntegerField(min_value=-(2**53), max_value=2**53, initial=0)
-    completion_tokens = forms.IntegerField(min_value=-(2**53), max_value=2**53, initial=0)
-    cached_tokens = forms.IntegerField(min_value=-(2**53), max_value=2**53, initial=0)
-    reasoning_tokens = forms.IntegerField(min_value=-(2**53), max_value=2**53, initial=0)
-    cost = forms.DecimalField(max_digits=38, decimal_places=18, initial=0)
+    cost = forms.DecimalField(max_digits=38, decimal_places=18, initial=0, required=False)
+    field_order = (*TOKEN_COUNTS, "cost", "note")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for name in TOKEN_COUNTS:
+            self.fields[name] = forms.IntegerField(
+                min_value=-(2**53), max_value=2**53, initial=0, required=False
+            )
+        self.order_fields(self.field_order)
 
     def amounts(self) -> Amounts:
-        fields = {name: value for name, value in self.cleaned_data.items() if name != "note"}
-        return Amounts(**fields)
+        """What is left empty is nothing."""
+        return Amounts(
+            **{name: self.cleaned_data[name] or 0 for name in TOKEN_COUNTS},
+            cost=self.cleaned_data["cost"] or ZERO,
+        )
 
 
 class CorrectionPages(admin.ModelAdmin):  # type: ignore[type-arg] # generic in the stubs alone

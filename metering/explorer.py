@@ -2,6 +2,7 @@
 
 import datetime as dt
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -95,9 +96,12 @@ class Move:
 
 
 def rows(question: Question) -> list[Row]:
-    """The groups: moments in their order, others by cost, the dearest first; ``MOST_ROWS`` at most."""
-    grouped = _grouped(question).order_by(*(("group",) if question.by in _MOMENTS else ("-cost", "group")))
-    found = [(each.pop("group"), Sums(**each)) for each in grouped[:MOST_ROWS]]
+    """The groups: moments in their order, all of them where there is any usage; others by cost, the dearest first and
+    ``MOST_ROWS`` at most."""
+    if question.by in _MOMENTS:
+        found = _every_moment(question, _found(_grouped(question)))
+    else:
+        found = _found(_grouped(question).order_by("-cost", "group")[:MOST_ROWS])
     labels = _labels(question.by, {group for group, _ in found})
     return [Row(group, labels.get(group, str(group)), sums) for group, sums in found]
 
@@ -146,6 +150,21 @@ def _grouped(question: Question) -> QuerySet[Any, dict[str, Any]]:
     else:
         truncated = _rollups(question).annotate(group=F(_COLUMNS[question.by]))
     return truncated.values("group", "currency").annotate(**_SUMS)
+
+
+def _found(grouped: Iterable[dict[str, Any]]) -> list[tuple[Any, Sums]]:
+    return [(each.pop("group"), Sums(**each)) for each in grouped]
+
+
+def _every_moment(question: Question, found: list[tuple[Any, Sums]]) -> list[tuple[Any, Sums]]:
+    """What was found and, in each of its currencies, nothing for every other moment of the question."""
+    sums = {(group, of_it.currency): of_it for group, of_it in found}
+    days = (question.first + dt.timedelta(days=n) for n in range(question.days))
+    groups = dict.fromkeys(days if question.by == "day" else (day.replace(day=1) for day in days))
+    currencies = sorted({currency for _, currency in sums})
+    return [
+        (group, sums.get((group, currency)) or Sums(currency)) for group in groups for currency in currencies
+    ]
 
 
 def _rollups(question: Question) -> QuerySet[DailyUsageRollup]:

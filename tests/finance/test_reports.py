@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography.fernet import Fernet
@@ -316,3 +317,26 @@ def posted(endpoint: str, one: ReportSchedule | None = None, **fields: str) -> A
         "region": "us-east-1", "bucket": "reports", "folder": "", "access_key": "AKIDEXAMPLE", "secret_key": SECRET,
     }  # fmt: skip
     return console(operator("finance")).post(page, {**form, **fields})
+
+
+@pytest.mark.django_db
+def test_finance_is_written_to_once_of_what_failed_or_is_unclear(monkeypatch: pytest.MonkeyPatch) -> None:
+    finance = operator("finance")
+    finance.email = "finance@x.example"
+    finance.save()
+    schedule().save()
+    delivery = run()
+    mail.outbox.clear()
+    for state in (State.UNCLEAR, State.FAILED):
+        ReportDelivery.objects.update(state=state, error="the mail server went silent", told_at=None)
+        with monkeypatch.context() as without_mail:
+            without_mail.setattr("finance.letters.send_mail", Mock(side_effect=ConnectionRefusedError))
+            send_reports()
+        assert ReportDelivery.objects.get().told_at is None
+        send_reports()
+        send_reports()
+        letter = mail.outbox.pop()
+        assert (letter.to, mail.outbox) == ([finance.email], [])
+        assert f"{delivery}: {state}, the mail server went silent" in letter.body
+    assert reports.send_again(delivery)
+    assert ReportDelivery.objects.get().told_at is None

@@ -146,10 +146,17 @@ def test_finance_corrects_and_voids_in_the_console_with_a_note(
     assert len(rows()) == 2
     assert finance.post(page + "correct/", {**amounts, "note": "cut off"}).status_code == 302
     assert rows()[-1] == ("correction", "success", "manual", -20, Decimal("-0.002"))
+    rare = {"cache_write_tokens": 3, "audio_prompt_tokens": 4, "audio_completion_tokens": 5}
+    form = finance.get(page + "correct/").content.decode()
+    assert all(f'name="{name}"' in form for name in rare)
+    assert finance.post(page + "correct/", {**rare, "note": "read again"}).status_code == 302
+    added = UsageRecord.objects.order_by("-id")[0].usage
+    assert {name: added[name] for name in rare} == rare
 
+    before = len(rows())
     chosen = {"action": "void", "_selected_action": [open_.request_id, settled.request_id]}
     assert "Why, for the trail" in finance.post("/admin/metering/usagerecord/", chosen).content.decode()
-    assert len(rows()) == 3
+    assert len(rows()) == before
     text = finance.post(
         "/admin/metering/usagerecord/", {**chosen, "note": "lost"}, follow=True
     ).content.decode()

@@ -12,7 +12,7 @@ from django.test import Client
 
 from common import clock
 from metering import explorer
-from metering.explorer import GROUPS, Question, Row
+from metering.explorer import GROUPS, Question, Row, Sums
 from metering.models import UsageRecord, UsageRollup
 from tests import factories
 from tests.console import console, operator
@@ -73,7 +73,11 @@ def test_every_grouping_adds_up_to_the_rollups(calls: list[Calls], by: str) -> N
 
 
 def test_moments_come_in_their_order_and_others_by_cost(calls: list[Calls]) -> None:
-    assert [row.label for row in asked("day")] == ["2028-02-01", "2028-02-15", "2028-02-29"]
+    days = asked("day")
+    assert [row.label for row in days] == [f"2028-02-{day:02}" for day in range(1, 30)]
+    assert [row.label for row in days if row.sums.calls] == ["2028-02-01", "2028-02-15", "2028-02-29"]
+    assert {row.sums for row in days if not row.sums.calls} == {Sums("USD")}
+    assert asked("day", first=dt.date(2028, 4, 1), last=dt.date(2028, 4, 30)) == []
     assert [(row.label, row.sums.total_tokens) for row in asked("consumer")] == [
         ("Consumer 2", 1000), ("Consumer 1", 300),
     ]  # fmt: skip
@@ -109,6 +113,8 @@ def page(**question: Any) -> Any:
 def test_each_line_opens_what_it_is_made_of(calls: list[Calls], by: str, measure: str) -> None:
     context = page(by=by, measure=measure).context
     for line in context["lines"]:
+        if not line["calls"]:
+            continue
         if by == "tier":
             assert line["url"] is None
             continue
@@ -157,7 +163,8 @@ def test_without_a_question_the_last_thirty_days_are_shown(client: Client) -> No
     made = Calls(factories.make_service())
     rolled(made, clock.now(), tokens=3)
     answer = console(operator("viewer")).get(URL)
-    assert [line["tokens"] for line in answer.context["lines"]] == [3]
+    assert [line["tokens"] for line in answer.context["lines"]] == [0] * 29 + [3]
+    assert answer.content.count(b'class="bar"') == 30
     assert (
         b'href="/admin/metering/usagerollup/explore/"' in console(operator("viewer")).get("/admin/").content
     )
