@@ -21,8 +21,8 @@ from metering.lines import COLUMNS
 
 #: Of the files' columns. A file of an older one is read by the code of its time, or by what reads both.
 SCHEMA_VERSION = 1
-#: Bytes of CSV, and rows, that are turned at a time.
-_BLOCK, _ROWS = 4 * 1024 * 1024, 20_000
+#: Bytes of CSV, and rows, that are turned at a time; and bytes that the server is given.
+_BLOCK, _ROWS, _PIECE = 4 * 1024 * 1024, 20_000, 64 * 1024
 
 _TIMESTAMP = """to_char("timestamp" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "timestamp\""""
 _COPY = "COPY (SELECT {columns} FROM {table} ORDER BY id) TO STDOUT WITH (FORMAT csv, HEADER)"
@@ -146,7 +146,7 @@ def _schema() -> Any:
 def load(source: Path, table: str) -> None:
     """Copy a file's rows into an empty table, in the caller's transaction."""
     with connection.cursor() as cursor, connection.wrap_database_errors:
-        cursor.copy_expert(f"COPY {table} ({_ALL}) FROM STDIN WITH (FORMAT csv)", _Rows(source))
+        cursor.copy_expert(f"COPY {table} ({_ALL}) FROM STDIN WITH (FORMAT csv)", _Rows(source), _PIECE)
 
 
 class _Rows(io.RawIOBase):
@@ -156,15 +156,14 @@ class _Rows(io.RawIOBase):
         from pyarrow import parquet
 
         self._batches = parquet.ParquetFile(source).iter_batches(batch_size=_ROWS)
-        self._left = b""
+        self._text = io.BytesIO()
 
     def read(self, size: int = -1, /) -> bytes:
-        while not self._left:
+        while not (taken := self._text.read(size)):
             batch = next(self._batches, None)
             if batch is None:
-                return b""
-            self._left = _as_csv(batch)
-        taken, self._left = self._left[:size], self._left[size:]
+                break
+            self._text = io.BytesIO(_as_csv(batch))
         return taken
 
 

@@ -20,6 +20,7 @@ from django.db import connection, transaction
 from common import clock, crash
 from finance import archive_files, books, manifests
 from finance.errors import ArchiveRefused
+from finance.letters import write_to_finance
 from finance.models import ArchiveStep
 from finance.snapshot import one_moment
 from metering import archived, guards, partitions
@@ -76,7 +77,9 @@ def restore(month: dt.date, *, by: str) -> ArchiveStep:
 
 def archive_due(*, by: str) -> None:
     """Archive what is older than ``ARCHIVE_AFTER_MONTHS``, and drop what was detached longer ago than
-    ``ARCHIVE_DROP_AFTER_DAYS``; neither where the setting is empty. What somebody restored is left to them."""
+    ``ARCHIVE_DROP_AFTER_DAYS``; neither where the setting is empty. What somebody restored is left to them, and what
+    is refused told to finance."""
+    refusals = []
     for closed in ClosedMonth.objects.filter(records__gt=0).order_by("month"):
         last = _last(closed.month)
         try:
@@ -85,7 +88,10 @@ def archive_due(*, by: str) -> None:
             elif last is not None and last.step == _Step.DETACHED and _is_to_be_dropped(last):
                 drop(closed.month, by=by)
         except ArchiveRefused as refused:
-            log.error("%s is not archived: %s", closed, refused.detail)
+            refusals.append(f"{closed}: {refused.detail}")
+            log.error("the archive refuses %s", refusals[-1])
+    if refusals:
+        write_to_finance("The archive refuses months", refusals)
 
 
 def file_of(step: ArchiveStep) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core import mail
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, connection, transaction
 from pyarrow import parquet
@@ -363,6 +364,14 @@ def test_by_itself_only_what_settings_say_and_never_what_somebody_restored(
     archives.restore(last_month(), by="anna")
     archive_usage()
     assert steps() == ["written", "detached", "dropped", "restored"]
+
+    finance = operator("finance")
+    finance.email = "finance@x.example"
+    finance.save()
+    ClosedMonth.objects.create(month=dt.date(2020, 1, 1), records=1)
+    archive_usage()
+    assert [letter.to for letter in mail.outbox] == [[finance.email]]
+    assert "2020-01: the month's rows are neither in the ledger nor" in mail.outbox[0].body
 
 
 def test_the_command_archives_lists_drops_and_restores(
