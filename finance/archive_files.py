@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from common.money import ZERO, plain
 from metering.journal import TOKEN_COUNTS
 from metering.lines import COLUMNS
 
-#: Of the files' columns. A file of an older one is read by the code of its time, or by what reads both.
+#: Of what columns mean. Which there are is in the file, and in its manifest: older files stay readable where the ledger
+#: gets further ones that have a default.
 SCHEMA_VERSION = 1
+NAMES = [column.strip('"') for column in COLUMNS]
 #: Bytes of CSV, and rows, that are turned at a time; and bytes that the server is given.
 _BLOCK, _ROWS, _PIECE = 4 * 1024 * 1024, 20_000, 64 * 1024
 
 _TIMESTAMP = """to_char("timestamp" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS "timestamp\""""
 _COPY = "COPY (SELECT {columns} FROM {table} ORDER BY id) TO STDOUT WITH (FORMAT csv, HEADER)"
-_ALL = ", ".join(COLUMNS)
 _TOKENS = (*TOKEN_COUNTS, "total_tokens")
 _SUMS = ", ".join(
     [*(f"sum(coalesce((usage->>'{name}')::bigint, 0))" for name in TOKEN_COUNTS), "sum(total_tokens)"]
@@ -35,12 +37,12 @@ _SUMS = ", ".join(
 _FACTS = f"""
     SELECT currency, kind, price_version_id, count(*), sum(cost_amount), {_SUMS},
         sum(('x' || substr(md5(r::text), 1, 15))::bit(60)::bigint)
-    FROM (SELECT {_ALL} FROM {{table}}) r GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    FROM (SELECT {{columns}} FROM {{table}}) r GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """  # noqa: S608 - names of columns alone  # nosec B608
 
 
-def facts(at: BaseDatabaseWrapper, table: str) -> dict[str, Any]:
-    """What a table's rows come to, JSON-ready; ``digest`` is of every row's every column."""
+def facts(at: BaseDatabaseWrapper, table: str, columns: Sequence[str] = NAMES) -> dict[str, Any]:
+    """What a table's rows come to, JSON-ready; ``digest`` is of these columns of every row."""
     rows: dict[str, int] = defaultdict(int)
     versions: dict[str, int] = defaultdict(int)
     totals: dict[str, Decimal] = defaultdict(Decimal)
@@ -48,7 +50,7 @@ def facts(at: BaseDatabaseWrapper, table: str) -> dict[str, Any]:
     digest = 0
     with at.cursor() as cursor, localcontext() as context:
         context.prec = 60  # the usual 28 digits would round
-        cursor.execute(_FACTS.format(table=table))
+        cursor.execute(_FACTS.format(table=table, columns=_listed(columns)))
         for currency, kind, version, count, cost, *sums, part in cursor.fetchall():
             rows[kind] += count
             versions[str(version)] += count
@@ -62,8 +64,13 @@ def facts(at: BaseDatabaseWrapper, table: str) -> dict[str, Any]:
         "totals": {currency: plain(cost) for currency, cost in sorted(totals.items())},
         "tokens": tokens,
         "price_versions": _price_versions(at, versions),
+        "columns": list(columns),
         "digest": str(digest),
     }
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
 
 
 def _price_versions(at: BaseDatabaseWrapper, rows_of: dict[str, int]) -> list[dict[str, Any]]:
@@ -90,11 +97,13 @@ def _price_versions(at: BaseDatabaseWrapper, rows_of: dict[str, int]) -> list[di
 def write(at: BaseDatabaseWrapper, table: str, target: Path) -> None:
     """A table's rows, by id. When this returns, the file is on the disk, whole; before, there is none of its name."""
     copied, made = target.with_suffix(".copied"), target.with_suffix(".made")
-    columns = _ALL.replace('"timestamp"', _TIMESTAMP)
-    with copied.open("wb") as file, at.cursor() as cursor, at.wrap_database_errors:
-        cursor.copy_expert(_COPY.format(columns=columns, table=table), file)
-    _to_parquet(copied, made)
-    copied.unlink()
+    columns = _listed(NAMES).replace('"timestamp"', _TIMESTAMP)
+    try:
+        with copied.open("wb") as file, at.cursor() as cursor, at.wrap_database_errors:
+            cursor.copy_expert(_COPY.format(columns=columns, table=table), file)
+        _to_parquet(copied, made)
+    finally:
+        copied.unlink(missing_ok=True)
     with made.open("rb") as file:
         os.fsync(file.fileno())
     made.rename(target)
@@ -136,17 +145,17 @@ def _schema() -> Any:
         "timestamp": pa.timestamp("us", tz="UTC"), "duration_ms": pa.int32(), "total_tokens": pa.int64(),
         "cost_amount": pa.decimal128(38, 18),
     }  # fmt: skip
-    names = [column.strip('"') for column in COLUMNS]
     return pa.schema(
-        [(name, types.get(name, pa.string())) for name in names],
+        [(name, types.get(name, pa.string())) for name in NAMES],
         metadata={"schema_version": str(SCHEMA_VERSION)},
     )
 
 
 def load(source: Path, table: str) -> None:
     """Copy a file's rows into an empty table, in the caller's transaction."""
+    rows = _Rows(source)
     with connection.cursor() as cursor, connection.wrap_database_errors:
-        cursor.copy_expert(f"COPY {table} ({_ALL}) FROM STDIN WITH (FORMAT csv)", _Rows(source), _PIECE)
+        cursor.copy_expert(f"COPY {table} ({_listed(rows.names)}) FROM STDIN WITH (FORMAT csv)", rows, _PIECE)
 
 
 class _Rows(io.RawIOBase):
@@ -155,7 +164,9 @@ class _Rows(io.RawIOBase):
     def __init__(self, source: Path) -> None:
         from pyarrow import parquet
 
-        self._batches = parquet.ParquetFile(source).iter_batches(batch_size=_ROWS)
+        file = parquet.ParquetFile(source)
+        self.names: list[str] = file.schema_arrow.names
+        self._batches = file.iter_batches(batch_size=_ROWS)
         self._text = io.BytesIO()
 
     def read(self, size: int = -1, /) -> bytes:

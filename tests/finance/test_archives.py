@@ -116,9 +116,21 @@ def test_a_month_goes_and_comes_back_as_it_was(calls: dict[str, journal.Entry], 
         assert refusal(OF_THE_CLOSED[name].format(**words)) == "MC001"
 
     assert archive().step == "detached"
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE usage_records ADD COLUMN later_on int DEFAULT 7")
+    try:
+        drop()
+        archives.restore(last_month(), by="anna")  # its file knows nothing of the column
+        assert in_ledger() == before
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE usage_records DROP COLUMN later_on")
+
+    assert archive().step == "detached"
     assert archives.restore(last_month(), by="anna").step == "restored"  # its table was still there
     assert in_ledger() == before
-    assert steps() == ["written", "detached", "dropped", "restored", "detached", "restored"]
+    gone_and_back = ["detached", "dropped", "restored"]
+    assert steps() == ["written", *gone_and_back, *gone_and_back, "detached", "restored"]
 
 
 @pytest.mark.parametrize("where", ["detached", "dropped", "restored"])
