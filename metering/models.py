@@ -203,8 +203,7 @@ class UsageSums(models.Model):
         abstract = True
 
 
-#: Whose sums they are; with the stretch itself there is one row each.
-OWNERS = ("api_key", "price_version", "tier", "status", "kind", "currency")
+OWNERS = ("api_key", "price_version", "tier", "status", "kind", "currency")  # one row each, in a stretch
 
 
 class UsageRollup(UsageSums):
