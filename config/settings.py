@@ -246,6 +246,8 @@ AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")
 INVOICE_ISSUER = env("INVOICE_ISSUER", "LLM marketplace")
 EXPORT_DIR = Path(env("EXPORT_DIR", str(VAR_DIR / "exports")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
+#: Bytes of settled calls that a gateway holds in memory at most, until the ledger has them; more are in ``SPOOL_DIR``.
+RETAINED_MOST_BYTES = int(env("RETAINED_MOST_BYTES", str(64 * 2**20)))
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.
 JOURNAL_BOUND = int(env("JOURNAL_BOUND", "1000000"))

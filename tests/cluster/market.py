@@ -167,7 +167,7 @@ class Gate:
             self.outcomes[refusal.code] += 1
             await asyncio.sleep(0.02)
             return
-        self.settlement.opened(lease)
+        self.settlement.opened(lease, ask)
         await asyncio.sleep(self._random.random() * LONGEST)
         if self._random.random() < 0.05:
             self.outcomes["released"] += 1
