@@ -8,6 +8,7 @@ and the drain credits.
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
@@ -26,10 +27,11 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.25
 #: How often all shards are looked at.
 LOOK_SECONDS = 1.0
-#: The same while one of them is not live.
+#: The same while one of them is not live, and for a while after: shards are opened a few at a time.
 OPENING_SECONDS = 0.05
+WARY_SECONDS = 2.0
 #: How long a gateway that stops waits for the drain to pass what it settled.
-STOP_SECONDS = 3.0
+STOP_SECONDS = 2.0
 
 ALL = range(shards.SHARDS)
 
@@ -44,26 +46,31 @@ class HandIn:
         self._retained = spool.retained
         #: The epoch for which each shard was handed in last.
         self._done: dict[int, str] = {}
-        self._all_seen_at = 0.0
+        self._all_seen_at = self._wary_until = 0.0
 
     async def keep_looking(self) -> None:
         """``look`` until cancelled: at all shards now and then, and while any is not live."""
-        loop = asyncio.get_running_loop()
         while True:
-            is_live = self._admission.is_live
-            await asyncio.sleep(PAUSE_SECONDS if is_live else OPENING_SECONDS)
-            of: Collection[int] = self._retained.shards
-            if not is_live or loop.time() - self._all_seen_at >= LOOK_SECONDS:
-                of, self._all_seen_at = ALL, loop.time()
+            await asyncio.sleep(OPENING_SECONDS if self._is_wary else PAUSE_SECONDS)
             try:
-                await self.look(of)
+                await self.look(self._due())
                 await self._retained.bound()
             except OSError as error:
                 log.critical("retained calls cannot be read: %s", error.strerror)
 
-    async def look(self, of: Iterable[int] = ALL) -> None:
+    @property
+    def _is_wary(self) -> bool:
+        return not self._admission.is_live or time.monotonic() < self._wary_until
+
+    def _due(self) -> Collection[int]:
+        now = time.monotonic()
+        if not self._is_wary and now - self._all_seen_at < LOOK_SECONDS:
+            return self._retained.shards
+        self._all_seen_at = now
+        return ALL
+
+    async def look(self, of: Collection[int] = ALL) -> None:
         """Let go of what PostgreSQL has, and hand in where that is wanted. Harmless to repeat."""
-        of = list(of)
         if not of:
             return
         try:
@@ -84,6 +91,7 @@ class HandIn:
         return state.is_opening and self._done.get(state.shard) != state.epoch
 
     async def _hand_in(self, opening: Mapping[int, str]) -> None:
+        self._wary_until = time.monotonic() + WARY_SECONDS
         running = self._settlement.running()
         by_shard: dict[int, list[tuple[Ask, Lease]]] = defaultdict(list)
         for ask, lease in running.values():
@@ -105,9 +113,8 @@ class HandIn:
     async def stop(self) -> None:
         """Before this gateway ends, and after ``keep_looking`` has: wait a moment for the drain to pass all that was
         settled here, and leave what it did not to the slot's next owner."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + STOP_SECONDS
-        while len(self._retained) and self._admission.is_live and loop.time() < until:
+        until = time.monotonic() + STOP_SECONDS
+        while len(self._retained) and self._admission.is_live and time.monotonic() < until:
             await self.look(self._retained.shards)
             await asyncio.sleep(OPENING_SECONDS)
         await self._retained.write_all()

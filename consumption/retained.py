@@ -74,15 +74,23 @@ class Retained:
         """The call that began first, of those that are held."""
         ids = [id_of(encoded) for held in self._held for _, _, encoded in held]
         ids += self.files.oldest
-        return uuid.UUID(min(ids)) if ids else None
+        return uuid.UUID(min(ids).decode()) if ids else None
 
     def passed(self, shard: int, watermark: str) -> None:
         """PostgreSQL has all of a shard up to a watermark, ``n:stream id``."""
         number, _, last_id = watermark.partition(":")
         if not last_id:
             return
-        held, begin, last = self._held[shard], f"{number}:", order(last_id)
-        while held and held[0][0].startswith(begin) and order(held[0][1]) <= last:
+        last = order(last_id)
+        held, known = self._held[shard], None
+        while held:
+            epoch, stream_id, _ = held[0]
+            if epoch is not known:
+                if not epoch.startswith(f"{number}:"):
+                    break
+                known = epoch
+            if not _is_earlier(stream_id, last_id) and order(stream_id) > last:
+                break
             self._let_go(held)
         self.files.passed(shard, number, last)
 
@@ -174,6 +182,11 @@ class Retained:
             for shard, held in enumerate(self._held)
             if held
         }
+
+
+def _is_earlier(stream_id: str, than: str) -> bool:
+    """Whether it is certainly of an earlier millisecond: those of our time have thirteen digits."""
+    return stream_id[13:14] == "-" == than[13:14] and stream_id[:13] < than[:13]
 
 
 def size_of(encoded: bytes) -> int:

@@ -5,6 +5,7 @@ shard, an epoch or ``-``, a stream id and the entry, which has no line's end in 
 """
 
 import contextlib
+import errno
 import logging
 import os
 from collections import defaultdict
@@ -47,7 +48,7 @@ class File:
         self.path = path
         self.parts: dict[tuple[int, str], Part] = defaultdict(Part)
         #: The id of the call in it that began first.
-        self.oldest = ""
+        self.oldest = b""
         for shard, (epoch, stream_id, encoded) in calls or self._lines():
             part = self.parts[shard, epoch]
             part.records += 1
@@ -100,14 +101,14 @@ class RetainedFiles:
         return {shard for file in self._files for shard, _ in file.parts}
 
     @property
-    def oldest(self) -> list[str]:
+    def oldest(self) -> list[bytes]:
         """The oldest call of each file."""
         return [file.oldest for file in self._files]
 
     def write(self, some: Mapping[int, Sequence[Settled]]) -> None:
         """Put calls, by shard, on disk. Raises ``OSError``; then nothing is kept of them. To be called in a thread."""
         if self._folder is None:
-            raise OSError("no slot is open")
+            raise OSError(errno.EBADF, "no slot is open")
         path = self._folder / f"retained-{uuid7().hex}"
         try:
             with path.open("xb") as file:
@@ -163,10 +164,10 @@ def take_over(slot: Path, own: Path) -> None:
         path.rename(own / path.name)
 
 
-def id_of(encoded: bytes) -> str:
+def id_of(encoded: bytes) -> bytes:
     """The id of the call that an entry is of: its first field (``journal.Entry``). As text, ids sort by time."""
     begin = len(b'{"request_id":"')
-    return encoded[begin : begin + 36].decode()
+    return encoded[begin : begin + 36]
 
 
 def _line(shard: int, epoch: str, stream_id: str, encoded: bytes) -> bytes:

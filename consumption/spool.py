@@ -100,7 +100,7 @@ class Spool:
     """The slot of this gateway, and the records in it. What is handed in is ``retained``."""
 
     def __init__(self, folder: Path, retained: Retained | None = None) -> None:
-        self.retained = retained or Retained()
+        self.retained = Retained() if retained is None else retained
         self._folder = folder
         self._disk = ThreadPoolExecutor(1, "spool")
         self._records: dict[uuid.UUID, Record] = {}

@@ -7,6 +7,7 @@ said and what was handed in live and die together.
 import logging
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from common import clock
 from metering import gateways, shards
@@ -14,8 +15,10 @@ from metering.valkey import OneLife
 
 log = logging.getLogger(__name__)
 
-#: How long a gateway that says nothing is waited for, seconds; and how long after that it is not waited for again.
+#: Seconds for which nothing may come in, and openings that take longer than this are not waited for either; whoever was
+#: waited for in vain is not waited for again for a while.
 PATIENCE = 5.0
+LONGEST = 60.0
 FORGIVEN_AFTER = 60.0
 _PAUSE = 0.01
 
@@ -29,14 +32,19 @@ class HandIns:
     def wait(self, server: OneLife, opening: Iterable[int]) -> None:
         """Returns once every gateway has handed in for all of these shards, which are closed."""
         missing = self._expected()
-        deadline = time.monotonic() + PATIENCE
+        begun = heard_at = time.monotonic()
+        heard = 0
         while missing:
-            missing -= _handed_in(server, opening)
+            done, came = _handed_in(server, opening)
+            missing -= done
             if not missing:
                 return
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if came != heard:
+                heard, heard_at = came, now
+            if now - heard_at > PATIENCE or now - begun > LONGEST:
                 log.warning("opened without %d gateways that did not hand in", len(missing))
-                self._passed_over |= dict.fromkeys(missing, time.monotonic())
+                self._passed_over |= dict.fromkeys(missing, now)
                 return
             time.sleep(_PAUSE)
 
@@ -51,10 +59,12 @@ class HandIns:
         }
 
 
-def _handed_in(server: OneLife, opening: Iterable[int]) -> set[str]:
-    """The gateways that have, for every one of the shards."""
+def _handed_in(server: OneLife, opening: Iterable[int]) -> tuple[set[str], int]:
+    """The gateways that have, for every one of the shards; and how much came in so far, from any of them."""
     pipeline = server.client.pipeline(transaction=False)
     for shard in opening:
         pipeline.smembers(shards.handed_in_key(shard))
-    found: list[set[bytes]] = pipeline.execute()
-    return {name.decode() for name in set.intersection(*map(set, found))}
+        pipeline.xlen(shards.journal_key(shard))
+    answers: list[Any] = pipeline.execute()
+    done = set.intersection(*map(set, answers[::2]))
+    return {name.decode() for name in done}, sum(map(len, answers[::2])) + sum(answers[1::2])
