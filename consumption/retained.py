@@ -32,7 +32,7 @@ OVERHEAD_BYTES = 190
 #: Of one file, about.
 FILE_BYTES = 4 * 2**20
 #: Appends of one shard that are under way at the same time.
-AT_ONCE = 100
+AT_ONCE = 32
 
 #: Journals an entry of a shard; returns the epoch that it came into, and its stream id.
 Append = Callable[[int, bytes], Awaitable[tuple[str, str]]]

@@ -47,16 +47,14 @@ def test_what_is_retained_keeps_a_month_open_and_the_gateway_on_the_register(tmp
     presence.reporting()()
     row = Gateway.objects.get()
     assert (row.oldest_open, row.spooled) == (moment_of(old), 0)
-    (held,) = [each for each in periods.conditions(last) if each.name == "Gateways hold no call of it"]
-    assert not held.is_met
+    assert not periods._gateways_hold_nothing(periods.Month(last)).is_met
     presence.leave()
     assert Gateway.objects.get().ended_at is None
 
     spool.retained.passed(5, "3:100-1")
     presence.reporting()()
     assert Gateway.objects.get().oldest_open is None
-    (held,) = [each for each in periods.conditions(last) if each.name == "Gateways hold no call of it"]
-    assert held.is_met
+    assert periods._gateways_hold_nothing(periods.Month(last)).is_met
     presence.leave()
     assert Gateway.objects.get().ended_at is not None
     spool.close()
