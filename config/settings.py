@@ -252,6 +252,8 @@ ARCHIVE_AFTER_MONTHS = int(env("ARCHIVE_AFTER_MONTHS")) if env("ARCHIVE_AFTER_MO
 ARCHIVE_DROP_AFTER_DAYS = int(env("ARCHIVE_DROP_AFTER_DAYS")) if env("ARCHIVE_DROP_AFTER_DAYS") else None
 ARCHIVE_DIR = Path(env("ARCHIVE_DIR", str(VAR_DIR / "archive")))
 #: The raw lane for ``POST /consume``; without it the DRF view serves the same call.
+#: Bytes of settled calls that a gateway holds in memory at most, until the ledger has them; more are in ``SPOOL_DIR``.
+RETAINED_MOST_BYTES = int(env("RETAINED_MOST_BYTES", str(64 * 2**20)))
 LANE = env("LANE", "on") == "on"
 #: Upper bound of one shard's journal; beyond it admission answers 503. Settling never refuses.
 JOURNAL_BOUND = int(env("JOURNAL_BOUND", "1000000"))

@@ -225,7 +225,7 @@ class Gateway:
         if terms.shared:
             self.shares.seen(terms.ready)
         call.rate = lease.rate
-        self.settlement.opened(lease)
+        self.settlement.opened(lease, ask)
         return lease
 
     async def _admit_alone(self, ask: Ask, offer: Offer) -> Lease:

@@ -25,6 +25,10 @@ async def observe(running: Runtime) -> None:
     metrics.ANALYTICS_DROPPED.set(running.events.dropped)
     metrics.OPEN_CALLS.set(running.settlement.open_calls)
     metrics.SPOOLED.set(len(running.spool))
+    retained = running.spool.retained
+    metrics.RETAINED.labels("memory").set(retained.in_memory)
+    metrics.RETAINED.labels("disk").set(retained.files.records)
+    metrics.RETAINED_BYTES.set(retained.bytes)
     for mode in MODES:
         metrics.GATEWAY_MODE.labels(mode).set(mode == running.mode)
     observe_endpoints(running.gateway.snapshot, running.gateway.upstream.router)

@@ -112,6 +112,15 @@ OPEN_CALLS = Gauge("consumption_open_calls", "Calls let in and not yet settled."
 SPOOLED = Gauge(
     "consumption_spooled_records", "Settled calls that Valkey has not confirmed.", registry=REGISTRY
 )
+RETAINED = Gauge(
+    "consumption_retained_records",
+    "Settled calls that the ledger may not have yet, in case Valkey loses them; beyond what memory may hold on disk.",
+    ("held",),
+    registry=REGISTRY,
+)
+RETAINED_BYTES = Gauge(
+    "consumption_retained_bytes", "What those in memory take of it, about.", registry=REGISTRY
+)
 LOCAL_ADMISSIONS = Tally(
     "consumption_local_admissions_total",
     "Calls that this process let in by itself, out of its share.",

@@ -1,6 +1,7 @@
 """What this gateway says of itself in the register of gateways."""
 
 import socket
+import uuid
 from collections.abc import Callable
 from functools import partial
 
@@ -29,19 +30,23 @@ class Presence:
 
     def leave(self) -> None:
         """Say that all is handed in; where it is not, the spool waits for its next owner and the register says so."""
-        if self._spool.oldest is None and self._settlement.oldest_open is None:
+        if self._oldest() is None:
             gateways.end(self._spool.name)
         else:
             gateways.report(self._report())
 
+    def _oldest(self) -> uuid.UUID | None:
+        held = self._settlement.oldest_open, self._spool.oldest, self._spool.retained.oldest
+        return min((id_ for id_ in held if id_ is not None), default=None)
+
     def _report(self) -> gateways.Report:
-        held = [id_ for id_ in (self._settlement.oldest_open, self._spool.oldest) if id_ is not None]
+        oldest = self._oldest()
         return gateways.Report(
             id=self._spool.name,
             host=self._host,
             started_at=self._started_at,
             open_calls=self._settlement.open_calls,
-            spooled=len(self._spool),
-            oldest_open=moment_of(min(held)) if held else None,
+            spooled=len(self._spool) + self._spool.retained.files.records,
+            oldest_open=None if oldest is None else moment_of(oldest),
             mode=self._mode(),
         )

@@ -20,10 +20,12 @@ from catalog import snapshot
 from consumption.changes import ChangeListener
 from consumption.endpoint_troubles import TroubleTeller
 from consumption.gateway import Gateway
+from consumption.hand_in import HandIn
 from consumption.idempotency import Idempotency
 from consumption.kept_answers import KeptAnswers
 from consumption.local_mode import LocalMode, Mode
 from consumption.presence import Presence
+from consumption.retained import Retained
 from consumption.settlement import Settlement
 from consumption.spool import Spool
 from consumption.tokenizer import Tokenizer
@@ -52,7 +54,7 @@ class Runtime:
     """One gateway and everything that runs beside its calls."""
 
     def __init__(self) -> None:
-        self.spool = Spool(settings.SPOOL_DIR)
+        self.spool = Spool(settings.SPOOL_DIR, Retained(settings.RETAINED_MOST_BYTES))
         self.spool.open()
         self.events = EventBuffer()
         self.line = self._lines()
@@ -63,6 +65,7 @@ class Runtime:
         self._alone = LocalAdmission(self.shares)
         local = LocalMode(self._alone, self.spool)
         self.settlement = Settlement(self.admission, self.spool, local)
+        self.hand_in = HandIn(self.admission, self.settlement, self.spool)
         self.presence = Presence(self.settlement, self.spool, lambda: self.mode)
         self.gateway = Gateway(
             keyring=Keyring(proofs.of_process(), SharedProofs(self._shared_proof)),
@@ -103,7 +106,8 @@ class Runtime:
         self._changes.start()
         for work in (
             self._keep_catalogue(),
-            self._keep_epochs(),
+            self.hand_in.keep_looking(),
+            self._keep_company(),
             self._keep_last_used(),
             self.settlement.keep_renewing(),
             self.spool.keep_settling(self.admission),
@@ -125,6 +129,7 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hand_in.stop()
         await self.shares.give_back()
         await self._write_last_used()
         await self._write(self.presence.leave)
@@ -194,14 +199,13 @@ class Runtime:
             log.error("Valkey is %s", line.unsafe)
         await self.admission.on_connect(line)
 
-    async def _keep_epochs(self) -> None:
-        """While a shard is not live the drain rebuilds it; look until it is done."""
+    async def _keep_company(self) -> None:
+        """Once all shards are live, this gateway serves by itself no longer, and its earlier lives are over."""
         reaped = False
         while True:
             await asyncio.sleep(0.1)
             with contextlib.suppress(LineError, hiredis.ReplyError):
                 if not self.admission.is_live:
-                    await self.admission.refresh_epochs()
                     continue
                 self._alone.not_alone()
                 # Not before what they served by themselves is counted: their shares hold the room for it.

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections import defaultdict
+from collections.abc import Collection
 from decimal import Decimal
 
 import hiredis
@@ -17,7 +18,7 @@ from consumption.local_mode import LocalMode
 from consumption.replies import Reply
 from consumption.spool import Spool
 from metering import journal
-from quotas.admission import Admission, Lease, StaleEpoch
+from quotas.admission import Admission, Ask, Lease, StaleEpoch
 from quotas.commands import Ready
 from quotas.leases import RENEW_EVERY_SECONDS
 from quotas.line import LineError
@@ -89,7 +90,9 @@ class Settlement:
         self._admission = admission
         self._spool = spool
         self._local = local
-        self._open: dict[uuid.UUID, tuple[int, asyncio.Task[object] | None]] = {}
+        self._retained = spool.retained
+        #: What each asked for, what it was let in with, and who makes it: nobody any more once it is being settled.
+        self._open: dict[uuid.UUID, tuple[Ask, Lease, asyncio.Task[object] | None]] = {}
         self._lost: set[uuid.UUID] = set()
         #: Set while no call is open.
         self.idle = asyncio.Event()
@@ -105,10 +108,24 @@ class Settlement:
         """The oldest call let in and not yet settled."""
         return min(self._open, default=None)
 
-    def opened(self, lease: Lease) -> None:
+    def opened(self, lease: Lease, ask: Ask) -> None:
         """A call was let in; its lease is renewed until ``settle``."""
-        self._open[lease.request_id] = (lease.shard, asyncio.current_task())
+        self._open[lease.request_id] = (ask, lease, asyncio.current_task())
         self.idle.clear()
+
+    def running(self) -> dict[uuid.UUID, tuple[Ask, Lease]]:
+        """The calls that have a lease and are not being settled yet."""
+        return {
+            id_: (ask, lease)
+            for id_, (ask, lease, task) in self._open.items()
+            if task is not None and id_ not in self._local.calls
+        }
+
+    async def settled(self, of: Collection[int]) -> None:
+        """Wait until no call of these shards is being settled that is now: it is in the journal or in the spool."""
+        waiting = {id_ for id_, (_, lease, task) in self._open.items() if task is None and lease.shard in of}
+        while waiting & self._open.keys():  # noqa: ASYNC110 - an event would cost every call
+            await asyncio.sleep(0.005)
 
     def is_open(self, request_id: uuid.UUID) -> bool:
         """Whether a call was let in and is not settled yet."""
@@ -136,10 +153,12 @@ class Settlement:
             await self._settle_locally(entry, encoded)
             return
         epoch = self._admission.known_epoch(shard)
-        if entry.request_id in self._open:
-            self._open[entry.request_id] = (shard, None)  # what is being settled is cut by nobody
+        found = self._open.get(entry.request_id)
+        if found is not None:
+            self._open[entry.request_id] = (*found[:2], None)  # what is being settled is cut by nobody
         try:
-            await self._admission.settle(entry, encoded, ready=ready)
+            stream_id = await self._admission.settle(entry, encoded, ready=ready)
+            self._retained.add(shard, epoch, stream_id, encoded)
         except (LineError, hiredis.ReplyError) as error:
             log.warning("settle: %s, spooling", type(error).__name__)
             await self._keep(encoded, epoch, append=False)
@@ -177,10 +196,10 @@ class Settlement:
         while True:
             await asyncio.sleep(RENEW_EVERY_SECONDS)
             by_shard: dict[int, list[uuid.UUID]] = defaultdict(list)
-            for request_id, (shard, _) in self._open.items():
+            for request_id, (_, lease, _) in self._open.items():
                 if request_id in self._local.calls:
                     continue  # it has none
-                by_shard[shard].append(request_id)
+                by_shard[lease.shard].append(request_id)
             for shard, request_ids in by_shard.items():
                 await self._renew(shard, request_ids)
 
@@ -191,8 +210,8 @@ class Settlement:
             log.warning("leases not renewed: %s", type(error).__name__)
             return
         for request_id in gone:
-            _, task = self._open.get(request_id, (shard, None))
-            if task is not None:
+            found = self._open.get(request_id)
+            if found is not None and (task := found[2]) is not None:
                 log.warning("a lease is gone, its call is cut")
                 self._lost.add(request_id)
                 task.cancel()

@@ -5,6 +5,7 @@ Every gateway owns one slot below ``SPOOL_DIR`` for as long as it lives, by a lo
     SPOOL_DIR/slot-0/lock           held by the owner
     SPOOL_DIR/slot-0/name           the slot's name, made once; leases are signed with it
     SPOOL_DIR/slot-0/records.jsonl  what is still to be settled
+    SPOOL_DIR/slot-0/retained-…     what was settled and PostgreSQL may not have yet (``consumption.retained``)
 
 Besides settles that Valkey did not confirm these are the calls of local mode, from before they go upstream on.
 
@@ -20,7 +21,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +30,11 @@ from typing import IO, Protocol
 
 import hiredis
 
+from consumption import retained_files
+from consumption.retained import Retained
 from metering import journal, shards
 from quotas.admission import StaleEpoch
-from quotas.line import LineError, OutcomeUnknown
+from quotas.line import LineError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ class Settler(Protocol):
 
     async def settle(self, entry: journal.Entry, encoded: bytes, *, epoch: str) -> str: ...
 
-    async def append(self, entry: journal.Entry, encoded: bytes) -> str: ...
+    async def append(self, shard: int, encoded: bytes) -> tuple[str, str]: ...
 
 
 @dataclass(slots=True)
@@ -76,6 +80,10 @@ class Record:
     def __post_init__(self) -> None:
         self.entry = journal.decode(self.encoded)
 
+    @property
+    def shard(self) -> int:
+        return shards.shard_of(self.entry.consumer_id)
+
     def line(self) -> bytes:
         text = {
             "since": self.since,
@@ -89,9 +97,10 @@ class Record:
 
 
 class Spool:
-    """The slot of this gateway, and the records in it."""
+    """The slot of this gateway, and the records in it. What is handed in is ``retained``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, retained: Retained | None = None) -> None:
+        self.retained = Retained() if retained is None else retained
         self._folder = folder
         self._disk = ThreadPoolExecutor(1, "spool")
         self._records: dict[uuid.UUID, Record] = {}
@@ -116,6 +125,7 @@ class Spool:
             if not (self._folder / f"slot-{int(slot.name[5:]) + 1}").exists():
                 break
         self._rewrite()
+        self.retained.files.open(self._slot)
 
     def _own(self, slot: Path, lock: IO[str]) -> None:
         self._lock = lock
@@ -136,6 +146,7 @@ class Spool:
             else:
                 self._records[record.entry.request_id] = record
         if slot != self._slot:
+            retained_files.take_over(slot, self._slot)
             self._rewrite()
             records.unlink(missing_ok=True)
 
@@ -193,30 +204,65 @@ class Spool:
         self._file = path.open("ab")
 
     async def settle_all(self, settler: Settler) -> None:
-        """Hand every record in, as far as Valkey answers. Harmless to repeat."""
-        settled = 0
+        """Hand every record in, as far as Valkey answers: a shard that does not keeps no other waiting. Harmless to
+        repeat."""
         await self._begin(settler)
-        for request_id, record in list(self._records.items()):
-            if record.open:
-                continue
-            if not await _hand_in(record, settler):
-                break
-            self._records.pop(request_id, None)
-            settled += 1
-        if settled and not self._records:
+        await self._settle_each([record for record in self._records.values() if not record.open], settler)
+
+    async def append_all(
+        self, settler: Settler, of: Collection[int], *, but: Collection[uuid.UUID]
+    ) -> set[int]:
+        """Append what waits for these shards, which are being opened; returns those of which not all was.
+
+        ``but``: calls that have their leases again, and are settled with them. Calls of local mode of which Valkey
+        was never told are settled out of their share, as ever.
+        """
+        found = [
+            record
+            for id_, record in self._records.items()
+            if record.shard in of and not record.open and (record.epoch or record.append or not record.local)
+            and id_ not in but
+        ]  # fmt: skip
+        for record in found:
+            record.append = True
+        return await self._settle_each(found, settler)
+
+    async def _settle_each(self, records: Iterable[Record], settler: Settler) -> set[int]:
+        """Returns the shards of which not all was handed in."""
+        by_shard: dict[int, list[Record]] = defaultdict(list)
+        for record in records:
+            by_shard[record.shard].append(record)
+        done = await asyncio.gather(*(self._settle_some(some, settler) for some in by_shard.values()))
+        if by_shard and not self._records:
             await asyncio.get_running_loop().run_in_executor(self._disk, self._rewrite)
+        return {shard for shard, is_done in zip(by_shard, done, strict=True) if not is_done}
+
+    async def _settle_some(self, records: Iterable[Record], settler: Settler) -> bool:
+        """Those of one shard in turn; False where Valkey did not answer."""
+        for record in records:
+            journalled = await _hand_in(record, settler)
+            if journalled is None:
+                return False
+            self.retained.add(record.shard, *journalled, record.encoded)
+            if self._records.get(record.entry.request_id) is record:
+                del self._records[record.entry.request_id]
+        return True
 
     async def _begin(self, settler: Settler) -> None:
-        """Write down that calls of local mode are about to be told of: from here on their fate may be unknown."""
+        """Write down in which epoch calls are tried that were in none: from here on their fate may be unknown, and in
+        another epoch nothing would know of this try, and they would count twice."""
         lines = []
         for record in self._records.values():
-            shard = shards.shard_of(record.entry.consumer_id)
-            is_new = record.local and not record.open and not record.append and not record.since
-            if is_new and settler.reaches(shard):
-                record.since, record.epoch = time.time(), settler.known_epoch(shard)
-                lines.append(record.line())
+            if record.epoch or record.open or record.append or not settler.reaches(record.shard):
+                continue
+            record.since, record.epoch = record.since or time.time(), settler.known_epoch(record.shard)
+            lines.append(record.line())
         if lines:
-            await self._written(b"".join(lines))
+            try:
+                await self._written(b"".join(lines))
+            except OSError as error:
+                # Only whether counters count twice is at stake, where this process is killed too.
+                log.critical("the spool cannot be written: %s", error.strerror)
 
     async def keep_settling(self, settler: Settler) -> None:
         """``settle_all`` until cancelled."""
@@ -237,29 +283,27 @@ class Spool:
             self._lock.close()
 
 
-async def _hand_in(record: Record, settler: Settler) -> bool:
-    """Settle or append one record; False where Valkey did not answer."""
-    epoch = record.epoch or settler.known_epoch(shards.shard_of(record.entry.consumer_id))
+async def _hand_in(record: Record, settler: Settler) -> tuple[str, str] | None:
+    """Settle or append one record; returns the epoch and the stream id, or None where Valkey did not answer."""
     try:
-        if record.local and not record.append and not record.since:
-            return False
-        if not record.append and time.time() - record.since < REPEAT_SECONDS:
-            if record.local:
-                await settler.lend(record.entry, share=record.share, epoch=epoch)
-            await settler.settle(record.entry, record.encoded, epoch=epoch)
+        if record.append or (record.since and time.time() - record.since >= REPEAT_SECONDS):
+            journalled = await settler.append(record.shard, record.encoded)
+        elif not record.epoch:
+            return None
         else:
-            await settler.append(record.entry, record.encoded)
+            if record.local:
+                await settler.lend(record.entry, share=record.share, epoch=record.epoch)
+            stream_id = await settler.settle(record.entry, record.encoded, epoch=record.epoch)
+            journalled = record.epoch, stream_id
     except StaleEpoch:
         record.append = True
-        return False
+        return None
     except (LineError, hiredis.ReplyError) as error:
-        if isinstance(error, OutcomeUnknown):
-            record.epoch = epoch  # in another one nothing would know of this try, and it would count twice
         log.warning("spooled settle waits: %s", type(error).__name__)
-        return False
+        return None
     if record.on_lent is not None:
         record.on_lent()
-    return True
+    return journalled
 
 
 def _try_lock(slot: Path) -> IO[str] | None:

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 
 from common import clock, crash
 from metering import credits, dead_letters, epochs, ledger, partitions, positions
+from metering.hand_ins import HandIns
 from metering.ledger import Changes
 from metering.lines import Line, Reader, Unreadable, entry_fields
 from metering.models import DeadLetter
@@ -48,8 +49,8 @@ OUTAGES = (DatabaseError, redis.RedisError, positions.Fenced, ledger.MissingPart
 class Session:
     """One stretch of draining on one database session and one life of Valkey. Any outage ends it."""
 
-    def __init__(self, partitions_known: partitions.Known) -> None:
-        self._journals = Journals(OneLife(), partitions_known)
+    def __init__(self, partitions_known: partitions.Known, hand_ins: HandIns) -> None:
+        self._journals = Journals(OneLife(), partitions_known, hand_ins)
         self._ownership = Ownership()
         self._look_at = 0.0
         ledger.prepare()
@@ -74,10 +75,11 @@ class ClusterSession:
     being handed over wait until it is.
     """
 
-    def __init__(self, partitions_known: partitions.Known) -> None:
+    def __init__(self, partitions_known: partitions.Known, hand_ins: HandIns) -> None:
         self._nodes = Nodes()
         self._masters: dict[Address, Journals] = {}
         self._partitions = partitions_known
+        self._hand_ins = hand_ins
         self._ownership = Ownership()
         self._look_at = 0.0
         ledger.prepare()
@@ -109,7 +111,7 @@ class ClusterSession:
         for address, owned in placed.items():
             try:
                 if address not in self._masters:
-                    self._masters[address] = Journals(OneLife(address), self._partitions)
+                    self._masters[address] = Journals(OneLife(address), self._partitions, self._hand_ins)
                 if self._masters[address].look_after(owned):
                     self._look_at = time.monotonic()
             except redis.RedisError as outage:
@@ -125,10 +127,11 @@ class ClusterSession:
 class Journals:
     """The journals that one life of a server holds, and how far they are drained."""
 
-    def __init__(self, server: OneLife, partitions_known: partitions.Known) -> None:
+    def __init__(self, server: OneLife, partitions_known: partitions.Known, hand_ins: HandIns) -> None:
         self._server = server
         self._reader = JournalReader(server)
         self._partitions = partitions_known
+        self._hand_ins = hand_ins
         self._positions: dict[int, Position] = {}
 
     def close(self) -> None:
@@ -156,6 +159,8 @@ class Journals:
     def _open(self, opening: list[int]) -> None:
         log.warning("opening %d shards under a new epoch", len(opening))
         places = epochs.begin(self._server, opening)
+        self._hand_ins.wait(self._server, places)
+        crash.point("epoch-handed-in")
         ends = epochs.ends(self._server, places)
         while any(order(places[n].last_id) < order(end) for n, end in ends.items()):
             self._drain(places, block_ms=None)
@@ -255,6 +260,7 @@ class Drain:
     def __init__(self) -> None:
         self._stopping = False
         self._partitions = partitions.Known()
+        self._hand_ins = HandIns()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Finish the batch in hand, then return from ``run``."""
@@ -280,7 +286,7 @@ class Drain:
             retry = self._wait(FIRST_RETRY if went_well else retry)
 
     def _session(self, until: Callable[[], bool]) -> None:
-        session = (ClusterSession if settings.VALKEY_CLUSTER else Session)(self._partitions)
+        session = (ClusterSession if settings.VALKEY_CLUSTER else Session)(self._partitions, self._hand_ins)
         try:
             while not self._stopping:
                 started = time.monotonic()

@@ -1,14 +1,15 @@
 """Epochs: after a start, a restart or a loss of Valkey, counters are believed again only when set from the ledger.
 
 A shard is live while Valkey's key says ``n:run_id``, with ``n`` of the shard's row in PostgreSQL and the ``run_id``
-of the very server that answers. Anything else opens the shard anew, in three steps that may be broken off anywhere
+of the very server that answers. Anything else opens the shard anew, in four steps that may be broken off anywhere
 and begun again:
 
 1. ``begin``: the row takes the next number, the key goes, and the journal's position returns to its start. From here
    on every script answers ``stale``, and a former owner's transaction fails at the position.
-2. The journal is drained to where it ended then (``ends``). What is left in it is real, whatever epoch it is from;
+2. Gateways hand in what they settled and no journal may have any more, and their running calls (``metering.hand_ins``).
+3. The journal is drained to where it ended then (``ends``). What is left in it is real, whatever epoch it is from;
    the ledger takes each request once. What comes later can only be a replay, which the drain credits by itself.
-3. ``finish``: scripts set the counters as the ledger has them, a few hundred at a time, so that no other shard waits;
+4. ``finish``: scripts set the counters as the ledger has them, a few hundred at a time, so that no other shard waits;
    the last one adds what the leases hold that exist, and sets the key. All of them want the number that ``begin`` left
    in Valkey, so whoever was overtaken sets nothing.
 
@@ -95,7 +96,8 @@ def begin(server: OneLife, opening: Sequence[int]) -> dict[int, Position]:
     crash.point("epoch-begun")
     pipeline = server.client.pipeline(transaction=False)
     for shard, position in positions.items():
-        pipeline.eval(_CLOSE, 2, shards.opening_key(shard), shards.epoch_key(shard), str(position.epoch))
+        keys = shards.opening_key(shard), shards.epoch_key(shard), shards.handed_in_key(shard)
+        pipeline.eval(_CLOSE, len(keys), *keys, str(position.epoch))
     pipeline.execute()
     return positions
 

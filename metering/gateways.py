@@ -1,4 +1,4 @@
-"""The register of gateways: who may still hold usage that no journal has.
+"""The register of gateways: who may still hold usage that the ledger does not have.
 
 A gateway writes its own row a few times a minute, beside its calls. One that was killed stays listed as silent until
 its slot is taken over (``consumption.spool``), or a person says with a note that nothing more is expected of it.
@@ -21,7 +21,8 @@ SILENT_AFTER = dt.timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one gateway holds. ``oldest_open``: when its oldest call began that no journal has; None: there is none.
+    """What one gateway holds. ``spooled``: settled calls on its disk; ``oldest_open``: when its oldest call began that
+    the ledger may not have, wherever it is held; None: there is none.
 
     ``mode``: who decides about limits there: ``normal``, Valkey; ``local``, the gateway alone; ``closed``, nobody.
     """

@@ -273,10 +273,10 @@ class QuotaPeriod(models.Model):
 
 
 class Gateway(models.Model):
-    """A gateway's slot (``consumption.spool``), and what its owner said last of calls that no journal has yet.
+    """A gateway's slot (``consumption.spool``), and what its owner said last of calls that the ledger may not have.
 
     A slot outlives its owner: whoever takes it over goes on with its row. ``oldest_open``: when the oldest call began
-    that is let in and not settled, or waits in the spool; empty where there is none.
+    that is let in and not settled, waits in the spool, or is retained until the ledger has it; empty: there is none.
     """
 
     id = models.CharField(primary_key=True, max_length=64, help_text="The slot's name.")

@@ -38,6 +38,11 @@ def opening_key(shard: int) -> str:
     return f"{tag(shard)}:opening"
 
 
+def handed_in_key(shard: int) -> str:
+    """Set: the gateways that have handed in what they held, since the shard began to be opened."""
+    return f"{tag(shard)}:handed-in"
+
+
 def journal_key(shard: int) -> str:
     """Stream of settled usage that PostgreSQL may not have yet."""
     return f"{tag(shard)}:journal"

@@ -9,7 +9,7 @@ import logging
 import struct
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import hiredis
@@ -19,20 +19,19 @@ from common import clock
 from common.errors import Unavailable
 from common.ids import milliseconds_of
 from metering import journal, shards
-from quotas import commands
+from quotas import clocks, commands, shard_states
 from quotas.errors import Away
 from quotas.leases import LEASE_MS, of_tokens, signer_of
 from quotas.limits import LimitSet, limit_set
 from quotas.line import Line, LineError, Lines, NotSent, OutcomeUnknown
 from quotas.names import Periods, names_of
 from quotas.refusals import RETRY_SECONDS, Rate, refusal_of
+from quotas.shard_states import State
 
 log = logging.getLogger(__name__)
 
 #: How long a call waits for Valkey: longer than this and the caller is better served by the spool, or by a 503.
 ANSWER_SECONDS = 0.1
-#: How often a connection compares its clock with the server's.
-CLOCK_TRIES = 5
 #: What ``admit.lua`` answers where a call is let in.
 _LET_IN = struct.Struct(">4d")
 
@@ -99,48 +98,37 @@ class Admission:
             await line.setup_call(("SCRIPT", "LOAD", script.text))
         info = await line.setup_call(("INFO", "server"))
         line.life = _field(info, b"run_id:")
-        await self._measure_clock(line)
-        await self._read_epochs(line)
+        line.clock_offset_ms = await clocks.offset_ms(line)
+        await self._look(line, range(shards.SHARDS))
 
     def moved(self, shard: int) -> None:
         """Another master has the shard now: nothing is sent there until its epoch is that master's."""
         self._epochs[shard] = None
 
-    async def _measure_clock(self, line: Line) -> None:
-        """Half of a round trip is what the offset may be wrong by, so the shortest of a few is believed.
-
-        One that a busy start has stretched to 200 ms would have every call refused as late until the next connect.
-        """
-        line.clock_offset_ms = min([await self._compare_clocks(line) for _ in range(CLOCK_TRIES)])[1]
-
-    @staticmethod
-    async def _compare_clocks(line: Line) -> tuple[int, int]:
-        """Milliseconds: of the round trip, and by which the server's clock is ahead."""
-        before = clock.now_ms()
-        seconds, micros = await line.setup_call(("TIME",))
-        after = clock.now_ms()
-        return after - before, int(seconds) * 1000 + int(micros) // 1000 - (before + after) // 2
-
     async def refresh_epochs(self) -> bool:
-        """Read all epochs; True when every shard is live. Raises as ``Line.call`` does where no line is open."""
-        reading = [self._read_epochs(line) for line in set(self._lines) if line.is_open]
-        if not reading:
-            raise NotSent("no connection to Valkey")
-        for failed in await asyncio.gather(*reading, return_exceptions=True):
-            if isinstance(failed, BaseException):
-                raise failed
+        """Read all epochs; True when every shard is live. Raises as ``Line.call`` does where no line answers."""
+        await self.look()
         return self.is_live
 
-    async def _read_epochs(self, line: Line) -> None:
+    async def look(self, of: Iterable[int] = range(shards.SHARDS)) -> list[State]:
+        """How shards stand, of those whose server answers. Raises as ``Line.call`` does where none does."""
+        asked = set(of)
+        looks = [self._look(line, asked) for line in set(self._lines) if line.is_open]
+        if not looks:
+            raise NotSent("no connection to Valkey")
+        found = await asyncio.gather(*looks, return_exceptions=True)
+        answered = [states for states in found if not isinstance(states, BaseException)]
+        if not answered:
+            raise next(failed for failed in found if isinstance(failed, BaseException))
+        return [state for states in answered for state in states]
+
+    async def _look(self, line: Line, of: Iterable[int]) -> list[State]:
         """A shard of another server's epoch is sent nothing, nor one that the server says is not its own."""
-        of = [shard for shard in range(shards.SHARDS) if self._lines[shard] is line]
-        calls = [line.setup_call(("GET", shards.epoch_key(shard))) for shard in of]
-        for shard, found in zip(of, await asyncio.gather(*calls, return_exceptions=True), strict=True):
-            if isinstance(found, LineError):
-                raise found
-            epoch = found.decode() if isinstance(found, bytes) else ""
-            if self._lines[shard] is line:
-                self._epochs[shard] = epoch if epoch.endswith(f":{line.life}") else None
+        states = await shard_states.read(line, [shard for shard in of if self._lines[shard] is line])
+        states = [state for state in states if self._lines[state.shard] is line]
+        for state in states:
+            self._epochs[state.shard] = None if state.is_opening else state.epoch or None
+        return states
 
     @property
     def is_live(self) -> bool:
@@ -271,14 +259,15 @@ class Admission:
             raise StaleEpoch
         return answer.decode()
 
-    async def append(self, entry: journal.Entry, encoded: bytes) -> str:
-        """Journal an entry without touching a counter: the drain credits it. For settles of unknown fate."""
-        shard = shards.shard_of(entry.consumer_id)
-        answer = await self._line.call(
-            ("EVALSHA", commands.APPEND.sha, 1, shards.journal_key(shard), encoded), timeout=1.0
-        )
-        stream_id: str = answer[1].decode()
-        return stream_id
+    async def append(self, shard: int, encoded: bytes) -> tuple[str, str]:
+        """Journal an entry without touching a counter: the drain credits it. For settles of unknown fate.
+
+        Returns the epoch that it came into, empty where there was none, and its stream id.
+        """
+        keys = shards.journal_key(shard), shards.epoch_key(shard), shards.opening_key(shard)
+        answer = await self._line.call(("EVALSHA", commands.APPEND.sha, 3, *keys, encoded), timeout=1.0)
+        _, stream_id, live, opening = answer
+        return shard_states.epoch_of(self._lines[shard].life, live, opening), stream_id.decode()
 
     async def lend(self, entry: journal.Entry, *, share: str, epoch: str) -> None:
         """Give a call that was let in by this gateway alone a lease of its own, out of a share where there is one.
@@ -308,6 +297,28 @@ class Admission:
         return list(answer[1:])
 
     # -- leases --------------------------------------------------------------------------------------------------
+
+    async def hand_in(
+        self, shard: int, epoch: str, running: Iterable[tuple[Ask, Lease]] = (), *, all_done: bool
+    ) -> None:
+        """Give running calls their leases again, in a shard that is being opened under ``epoch``; where ``all_done``,
+        say that this gateway has handed in all it had. Raises as ``settle`` does."""
+        leases: list[str | bytes] = []
+        for ask, lease in running:
+            period = self._periods.of(milliseconds_of(ask.request_id))
+            need = ask.prompt_bound, lease.output_cap, ask.choices
+            names = names_of(ask.consumer_id, ask.service_id)
+            leases += (
+                ask.id,
+                commands.lease(self._signature, names, ask.limits, period, need=need, entry=ask.unsettled),
+            )
+        name = self.gateway.rpartition(":")[0] if all_done else ""
+        await self.run(
+            shard,
+            commands.HAND_IN,
+            (shards.opening_key(shard), shards.leases_key(shard), shards.handed_in_key(shard)),
+            (epoch.partition(":")[0], name, LEASE_MS, *leases),
+        )
 
     async def renew(self, shard: int, request_ids: list[uuid.UUID]) -> list[uuid.UUID]:
         """Move the deadlines of open leases; returns those that are gone. Raises as ``settle`` does."""

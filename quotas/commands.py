@@ -34,10 +34,12 @@ def _load(name: str, *functions: Path) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT, RENEW, APPEND, SHARE, LEND = map(_load, ("admit", "renew", "append", "share", "lend"))
+ADMIT, RENEW, APPEND, SHARE, LEND, HAND_IN = map(
+    _load, ("admit", "renew", "append", "share", "lend", "hand_in")
+)
 SETTLE = _load("settle", lua.LEASE, lua.ADD, lua.SPEND)
 RELEASE, REAP = _load("release", *_CLOSE), _load("reap", *_CLOSE, lua.ADOPT)
-SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND, SHARE, LEND)
+SCRIPTS = (ADMIT, SETTLE, RELEASE, RENEW, REAP, APPEND, SHARE, LEND, HAND_IN)
 
 
 class Counted(NamedTuple):
@@ -118,20 +120,37 @@ class Ready:
 
 
 def _admit_head(names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period) -> bytes:
-    quota = names.quota + period.month
-    hashes = names.now, names.spent + period.month, names.spent + period.day
-    keys = [names.epoch, names.journal, names.leases, names.bucket, quota]
+    keys = [names.epoch, names.journal, names.leases, names.bucket, names.quota + period.month]
     layout, same = _packed(epoch, by.journal_bound, LEASE_MS, *(
         -1 if limit is None else limit for limit in (limits.requests_per_second, limits.tokens_per_month)
     ), period.month_expires)  # fmt: skip
     if limits.further:
-        keys += hashes
+        keys += _hashes(names, period)
         values = [each for limit in limits.further for each in (limit.value, ord(limit.kind))]
         more, further = _packed(period.day_expires, *limits.nano, *limits.counts, *values, *limits.fields)
         layout, same = layout + more, same + further
-    hold = limits.hold(by.gateway, quota, *hashes)
+    hold = _hold(names, limits, by, period)
     fixed = _bulk("EVALSHA", ADMIT.sha, len(keys), *keys, ">" + layout, same, hold)
     return b"*%d\r\n%b%b" % (3 + len(keys) + 6, fixed, _open_id())
+
+
+def lease(
+    by: Signature, names: Names, limits: LimitSet, period: Period, *, need: tuple[int, int, int], entry: bytes
+) -> bytes:
+    """A lease as ``admit.lua`` writes it, but for its deadline. ``need``: prompt bound, output cap, choices."""
+    prompt, cap, choices = need
+    call, each_prompt, each_output = limits.nano
+    tokens = prompt + choices * cap
+    nano = call + prompt * each_prompt + choices * cap * each_output
+    return _USED.pack(tokens, nano) + _hold(names, limits, by, period) + entry
+
+
+def _hold(names: Names, limits: LimitSet, by: Signature, period: Period) -> bytes:
+    return limits.hold(by.gateway, names.quota + period.month, *_hashes(names, period))
+
+
+def _hashes(names: Names, period: Period) -> tuple[str, str, str]:
+    return names.now, names.spent + period.month, names.spent + period.day
 
 
 def _settle_parts(names: Names, counted: Counted, epoch: str, period: Period) -> tuple[bytes, bytes]:

@@ -14,22 +14,24 @@ from typing import Any
 
 import redis
 from django.conf import settings as django_settings
+from django.db import connection
 from django.db.models import Sum
 
 from accounts.models import Consumer
 from common import clock
 from common.errors import Problem
 from common.ids import uuid7
+from consumption.hand_in import HandIn
 from consumption.settlement import Settlement
 from consumption.spool import Spool
-from metering import journal, shards, valkey
+from metering import gateways, journal, shards, valkey
 from metering.models import QuotaPeriod, UsageRecord, UsageRollup
 from metering.topology import parse_address
 from quotas import reaper, safety, sync
 from quotas.admission import Admission, Ask
 from quotas.cluster import Cluster
 from quotas.limits import limit_set
-from quotas.line import Line, LineError
+from quotas.line import Line
 from tests import factories
 from tests.harness.admission import local_mode
 from tests.harness.cluster import Node, ValkeyCluster
@@ -145,13 +147,6 @@ class Gate:
         assert not line.unsafe
         await self.admission.on_connect(line)
 
-    async def keep_epochs(self) -> None:
-        while True:
-            await asyncio.sleep(0.05)
-            with contextlib.suppress(LineError):
-                if not self.admission.is_live:
-                    await self.admission.refresh_epochs()
-
     async def wait_live(self) -> None:
         await until(lambda: self.admission.is_live)
 
@@ -167,7 +162,7 @@ class Gate:
             self.outcomes[refusal.code] += 1
             await asyncio.sleep(0.02)
             return
-        self.settlement.opened(lease)
+        self.settlement.opened(lease, ask)
         await asyncio.sleep(self._random.random() * LONGEST)
         if self._random.random() < 0.05:
             self.outcomes["released"] += 1
@@ -197,8 +192,8 @@ class Gate:
         await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
 
     async def hand_in(self) -> None:
-        """Until the spool is empty."""
-        await until(lambda: not len(self._spool))
+        """Until the spool is empty, and the ledger has all."""
+        await until(lambda: not len(self._spool) + len(self._spool.retained))
 
 
 @contextlib.asynccontextmanager
@@ -206,9 +201,12 @@ async def gate(market: ClusterMarket) -> AsyncIterator[Gate]:
     spool = Spool(market.folder / "spool")
     spool.open()
     opened = Gate(market, spool)
+    handing_in = HandIn(opened.admission, opened.settlement, spool)
+    await asyncio.to_thread(_register, spool.name)
     await opened.lines.start()
     tasks = [
-        asyncio.create_task(work) for work in (opened.keep_epochs(), spool.keep_settling(opened.admission))
+        asyncio.create_task(work)
+        for work in (handing_in.keep_looking(), spool.keep_settling(opened.admission))
     ]
     await opened.wait_live()
     yield opened
@@ -241,6 +239,12 @@ class Observer(threading.Thread):
     def end(self) -> None:
         self._ended.set()
         self.join(20)
+
+
+def _register(name: str) -> None:
+    """Drains wait for it before they open a shard."""
+    gateways.report(gateways.Report(name, "one.example", clock.now(), 0, 0, None))
+    connection.close()
 
 
 def under_load(market: ClusterMarket, fault: Callable[[], None]) -> Gate:

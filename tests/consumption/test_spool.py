@@ -32,8 +32,12 @@ async def journalled(admission: Admission, record: bytes) -> list[str]:
     ]
 
 
+def shard_of(record: bytes) -> int:
+    return shards.shard_of(journal.decode(record).consumer_id)
+
+
 def epoch_of(admission: Admission, record: bytes) -> str:
-    return admission.epoch(shards.shard_of(journal.decode(record).consumer_id))
+    return admission.epoch(shard_of(record))
 
 
 def encoded() -> bytes:
@@ -145,6 +149,64 @@ async def test_a_settle_of_unknown_fate_is_not_repeated_in_another_epoch(
         await spool.settle_all(admission)
 
     assert await journalled(admission, record) == ["replay"]
+    spool.close()
+
+
+async def test_what_a_dead_gateway_tried_is_not_tried_in_another_epoch_by_its_successor(
+    tmp_path: Path, admission: Admission
+) -> None:
+    """It had no epoch while the shard was being opened, settled in the next, and died before it forgot it."""
+    first, record = opened(tmp_path), encoded()
+    await first.keep(record, epoch="", append=False)
+    await first._begin(admission)
+    left = (tmp_path / "slot-0" / "records.jsonl").read_bytes()
+    await first.settle_all(admission)
+    first.close()
+    (tmp_path / "slot-0" / "records.jsonl").write_bytes(left)
+    await admission._line.call(("SET", shards.epoch_key(shard_of(record)), "2:" + admission._lines[0].life))
+    await admission.refresh_epochs()
+
+    second = opened(tmp_path)
+    for _ in range(2):
+        await second.settle_all(admission)
+    assert await journalled(admission, record) == ["late", "replay"]
+    second.close()
+
+
+async def test_a_shard_that_is_not_served_keeps_no_other_waiting(
+    tmp_path: Path, admission: Admission
+) -> None:
+    spool, records = opened(tmp_path), [encoded() for _ in range(5)]
+    for record in records:
+        await spool.keep(record, epoch=epoch_of(admission, record), append=False)
+    closed = shard_of(records[0])
+    others = [record for record in records if shard_of(record) != closed]
+    # As a slot that is nobody's: every script of it is refused.
+    await admission._line.call(("DEL", shards.journal_key(closed)))
+    await admission._line.call(("SET", shards.journal_key(closed), "no journal"))
+    await spool.settle_all(admission)
+    assert [await journalled(admission, record) for record in others] == [["late"]] * len(others)
+    assert len(spool) == 5 - len(others)
+    await admission._line.call(("DEL", shards.journal_key(closed)))
+    await spool.settle_all(admission)
+    assert (len(spool), await journalled(admission, records[0])) == (0, ["late"])
+    spool.close()
+
+
+async def test_what_is_handed_in_is_retained_under_the_epoch_that_it_came_into(
+    tmp_path: Path, admission: Admission
+) -> None:
+    spool, (settled, appended) = opened(tmp_path), (encoded(), encoded())
+    await spool.keep(settled, epoch=epoch_of(admission, settled), append=False)
+    await spool.keep(appended, epoch=epoch_of(admission, appended), append=True)
+    await spool.settle_all(admission)
+    assert len(spool.retained) == 2
+    for record in (settled, appended):
+        spool.retained.passed(shard_of(record), "2:9999999999999-0")
+    assert len(spool.retained) == 2
+    for record in (settled, appended):
+        spool.retained.passed(shard_of(record), "1:9999999999999-0")
+    assert len(spool.retained) == 0
     spool.close()
 
 

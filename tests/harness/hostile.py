@@ -105,6 +105,22 @@ def stream_slowly(connection: Connection) -> None:
     connection.sendall(b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n")
 
 
+#: Set: streams that are held may end.
+MAY_END = threading.Event()
+
+
+def stream_held(connection: Connection) -> None:
+    """Whole, with its usage, but not before the test says so."""
+    connection.sendall(head_of_stream() + event("one "))
+    for _ in range(600):
+        if MAY_END.wait(0.05):
+            break
+        connection.sendall(b": still here\n\n")
+    usage = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
+    last = {"choices": [], "usage": usage}
+    connection.sendall(b"data: " + json.dumps(last).encode() + b"\n\ndata: [DONE]\n\n")
+
+
 def stream_endless_line(connection: Connection) -> None:
     connection.sendall(head_of_stream() + event("one ") * 8 + b"data: ")
     for _ in range(64):
@@ -150,6 +166,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "unavailable": sends(b"HTTP/1.1 503 No\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "stream-reset": stream_then_reset,
     "stream-slowly": stream_slowly,
+    "stream-held": stream_held,
     "stream-error": sends(
         head_of_stream() + event("one ") * 8 + b'data: {"error": {"message": "secret"}}\n\n'
     ),

@@ -1,10 +1,13 @@
 """The whole service as processes on loopback, for tests that look at it from outside."""
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +91,17 @@ class Stack:
     def start_drain(self, **environment: str) -> Child:
         self.drain = self.start_child("drain", [sys.executable, "manage.py", "drain_usage"], **environment)
         return self.drain
+
+    @contextlib.contextmanager
+    def drain_held(self) -> Iterator[None]:
+        """Nothing is drained meanwhile, though the drain is there and keeps its shards."""
+        process = self.drain._process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def start_gateway(
         self, *, port: int = 0, lane: bool = True, drain_seconds: int = 15, **environment: str

@@ -8,6 +8,7 @@ import pytest
 
 from metering import positions, shards
 from metering.drain import Session
+from metering.hand_ins import HandIns
 from metering.models import JournalBatch, UsageRecord
 from metering.partitions import Known
 from metering.stream import Position, ShardBatch
@@ -40,7 +41,7 @@ def test_a_second_drain_over_the_same_shard_is_fenced(market: Market) -> None:
     entry = market.entry()
     market.write(entry)
     raw: Any = market.valkey.xrange(shards.journal_key(market.shard))
-    session = Session(Known())
+    session = Session(Known(), HandIns())
     stale = ShardBatch(place, [(id_, [b"e", fields[b"e"], b"s", fields[b"s"]]) for id_, fields in raw])
     market.drain()
 

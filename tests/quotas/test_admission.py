@@ -203,7 +203,7 @@ async def test_another_epoch_is_stale_and_changes_nothing(admission: Admission) 
     assert await journalled(admission) == []
     assert not admission.is_live
 
-    await admission.append(done, journal.encode(done))
+    await admission.append(SHARD, journal.encode(done))
     assert [how for how, _ in await journalled(admission)] == ["replay"]
     assert await counters(admission) == (0, 100)
 

@@ -243,18 +243,15 @@ def valkey_is_killed(world: World, random: Random, told: Told) -> None:
 
 @fault("Valkey is emptied")
 def valkey_is_emptied(world: World, random: Random, told: Told) -> None:
-    client = world.client()
-    entries = world.retained(client, and_then="FLUSHALL")
-    client.close()
-    world.gateway.hand_in(entries)
+    with contextlib.suppress(redis.RedisError):
+        world.client().flushall()
 
 
 @fault("Valkey loses its files")
 def valkey_loses_its_files(world: World, random: Random, told: Told) -> None:
-    entries = _kill_with_what_is_retained(world)
+    world.valkey.kill()
     world.valkey.erase()
     world.valkey.start()
-    world.gateway.hand_in(entries)
 
 
 @fault("Valkey comes back with older files")
@@ -264,20 +261,10 @@ def valkey_comes_back_with_older_files(world: World, random: Random, told: Told)
     shutil.rmtree(older, ignore_errors=True)
     shutil.copytree(world.valkey.data, older)
     time.sleep(random.uniform(0.02, 0.2))
-    entries = _kill_with_what_is_retained(world)
+    world.valkey.kill()
     shutil.rmtree(world.valkey.data)
     older.rename(world.valkey.data)
     world.valkey.start()
-    world.gateway.hand_in(entries)
-
-
-def _kill_with_what_is_retained(world: World) -> list[bytes]:
-    client = world.client()
-    client.execute_command("CLIENT", "PAUSE", "3000", "WRITE")  # type: ignore[no-untyped-call]
-    entries = world.retained(client)
-    world.valkey.kill()
-    client.close()
-    return entries
 
 
 # -- what comes in -----------------------------------------------------------------------------------------------

@@ -16,13 +16,16 @@ import msgspec
 import redis
 
 from catalog.pricing import Price, Tokens
+from common import clock
 from common.errors import Unavailable
 from common.ids import uuid7
 from common.money import ZERO, plain
+from consumption import hand_in
 from consumption import spool as spool_module
+from consumption.hand_in import HandIn
 from consumption.settlement import Settlement
 from consumption.spool import Spool
-from metering import journal
+from metering import gateways, journal
 from metering.shards import shard_of
 from quotas import reaper
 from quotas.admission import Admission, Ask, Lease
@@ -100,7 +103,11 @@ class Gateway:
         self.settlement = Settlement(self.admission, self.spool, local_mode(self.admission, self.spool))
         await self._line.start()
         create = asyncio.get_running_loop().create_task
-        self._background = [create(self._keep_epochs()), create(self.spool.keep_settling(self.admission))]
+        handing_in = HandIn(self.admission, self.settlement, self.spool)
+        self._background = [
+            create(handing_in.keep_looking()),
+            create(self.spool.keep_settling(self.admission)),
+        ]
 
     async def _stop(self) -> None:
         for running in self._running:
@@ -114,17 +121,11 @@ class Gateway:
     async def _on_connect(self, line: Line) -> None:
         await self.admission.on_connect(line)
 
-    async def _keep_epochs(self) -> None:
-        while True:
-            await asyncio.sleep(PAUSE)
-            with contextlib.suppress(LineError, hiredis.ReplyError):
-                if not self.admission.is_live:
-                    await self.admission.refresh_epochs()
-
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits here, and every call would be let in."""
-        return self.admission.is_live and not len(self.spool) and not self.settlement.open_calls
+        """Whether nothing waits here, every call would be let in, and the ledger is known to have all."""
+        waiting = len(self.spool) + len(self.spool.retained) + self.settlement.open_calls
+        return self.admission.is_live and not waiting
 
     def begin(self, calls: tuple[PlannedCall, ...], told: Told) -> None:
         """Make the calls of a schedule, from now on."""
@@ -137,25 +138,21 @@ class Gateway:
         for running in self._running:
             running.result(timeout=seconds)
 
-    def hand_in(self, entries: list[bytes]) -> None:
-        """What was settled and is lost with Valkey is handed in again, as what the spool kept from another epoch is."""
-
-        async def keep() -> None:
-            for entry in entries:
-                await self.spool.keep(entry, epoch="", append=True)
-
-        self.run(keep())
+    def register(self) -> None:
+        """As a gateway does a few times a minute: drains wait until it has handed in."""
+        name, now = self.spool.name, clock.now()
+        gateways.report(gateways.Report(name, "schedules", now, 0, 0, None))
 
     # -- one call ------------------------------------------------------------------------------------------------
 
     async def _call(self, call: PlannedCall, told: Told) -> None:
         await asyncio.sleep(call.at)
         buyer, offer = told.buyers[call.consumer], told.offers[call.service]
-        nothing, lease = await self._admitted(call, buyer, offer, told)
+        nothing, ask, lease = await self._admitted(call, buyer, offer, told)
         if call.end == "abandoned":
             told.abandoned.add(lease.request_id)
             return
-        self.settlement.opened(lease)
+        self.settlement.opened(lease, ask)
         await asyncio.sleep(call.lasts)
         if call.end == "late":
             await asyncio.to_thread(_reap, lease)
@@ -165,11 +162,11 @@ class Gateway:
         if call.end == "handed in twice" and not len(self.spool):
             # As a call that is handed in again after all: never before what may still come of the first time.
             with contextlib.suppress(LineError, hiredis.ReplyError):
-                await self.admission.append(entry, journal.encode(entry))
+                await self.admission.append(lease.shard, journal.encode(entry))
 
     async def _admitted(
         self, call: PlannedCall, buyer: Buyer, offer: Offer, told: Told
-    ) -> tuple[journal.Entry, Lease]:
+    ) -> tuple[journal.Entry, Ask, Lease]:
         """As clients do, a call that was refused is made again."""
         while True:
             entry = _nothing(buyer, offer)
@@ -178,7 +175,7 @@ class Gateway:
                 call.completion, 1, True, journal.encode(entry),
             )  # fmt: skip
             try:
-                return entry, await self.admission.admit(ask)
+                return entry, ask, await self.admission.admit(ask)
             except Unavailable:
                 told.refused.add(entry.request_id)
             await asyncio.sleep(PAUSE)
@@ -227,3 +224,5 @@ def _reap(lease: Lease) -> None:
 def quicken(patch: Any) -> None:
     """What waits for half a second waits for less."""
     patch.setattr(spool_module, "PAUSE_SECONDS", PAUSE)
+    for name in ("PAUSE_SECONDS", "LOOK_SECONDS", "OPENING_SECONDS"):
+        patch.setattr(hand_in, name, PAUSE)

@@ -8,7 +8,7 @@ End = Literal["settled", "failed", "late", "handed in twice", "abandoned"]
 ENDS: dict[End, int] = {"settled": 12, "failed": 2, "late": 2, "handed in twice": 2, "abandoned": 1}
 
 STEPS = ("before-staging", "after-merge", "before-commit", "after-commit", "after-trim")
-OPENING_STEPS = ("epoch-begun", "epoch-drained", "epoch-set")
+OPENING_STEPS = ("epoch-begun", "epoch-handed-in", "epoch-drained", "epoch-set")
 
 #: What breaks, and how often in comparison.
 FAULTS = {

@@ -51,6 +51,7 @@ def play_and_look(world: World, planned: Schedule, offers: list[Offer]) -> None:
     print(planned)  # noqa: T201 - told where it fails
     told = Told([make_buyer() for _ in range(planned.consumers)], offers[: planned.services])
     before, logged = Before(), world.log.stat().st_size
+    world.gateway.register()
     connection.close()
 
     play(world, planned, told)

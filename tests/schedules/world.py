@@ -156,15 +156,6 @@ class World:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.valkey.url)
 
-    def retained(self, client: redis.Redis, *, and_then: str = "PING") -> list[bytes]:
-        """What gateways settled and may not be in the ledger yet; and, in the same moment, another command."""
-        pipeline = client.pipeline(transaction=True)
-        for shard in range(shards.SHARDS):
-            pipeline.xrange(shards.journal_key(shard))
-        pipeline.execute_command(and_then)  # type: ignore[no-untyped-call]
-        entries = [fields for stream in pipeline.execute()[:-1] for _, fields in stream]
-        return [fields[b"e"] for fields in entries if fields[b"s"] != b"reaped" and fields[b"e"][:1] == b"{"]
-
     @staticmethod
     def leases(client: redis.Redis, shard: int) -> list[uuid.UUID]:
         found: Any = client.hkeys(shards.leases_key(shard))
