@@ -1,8 +1,9 @@
 """On a cluster: who has a shard may die, sleep, be full or change under load, and every call counts once."""
 
+import signal
 import time
 
-from metering import epochs
+from metering import epochs, shards
 from metering.models import ShardEpoch
 from tests.cluster.market import ClusterMarket, under_load
 from tests.harness.waiting import wait_for
@@ -90,6 +91,24 @@ def test_counters_are_set_from_nothing_under_load(market: ClusterMarket) -> None
 
     market.start_drain()
     opened = under_load(market, rebuild)
+
+    market.assert_counted_once(opened)
+    assert set(ShardEpoch.objects.values_list("number", "state")) == {(2, "live")}
+
+
+def test_what_all_masters_lose_under_load_gateways_hand_in(market: ClusterMarket) -> None:
+    """Journals, leases and counters are gone, of calls that had been answered; no drain has read the last of them."""
+
+    def lose() -> None:
+        drain.send_signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        for master in {market.servers.master_of(shard) for shard in range(shards.SHARDS)}:
+            master.ask("FLUSHALL")
+        drain.send_signal(signal.SIGCONT)
+        wait_for(epochs.all_live)
+
+    drain = market.start_drain()
+    opened = under_load(market, lose)
 
     market.assert_counted_once(opened)
     assert set(ShardEpoch.objects.values_list("number", "state")) == {(2, "live")}
