@@ -10,10 +10,10 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import hiredis
+import msgspec
 from redis.asyncio import Connection
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
@@ -45,14 +45,13 @@ class OutcomeUnknown(LineError):
     """The command left and no answer came in time: it may have run, or may still run."""
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, gc=False):
     """A call that left. ``counts``: what it did is lost where its answer alone is believed (``ReplicatedLine``)."""
 
     future: asyncio.Future[Any]
     deadline: float
-    on_late: Callable[[Any], None] | None = field(default=None)
-    counts: bool = field(default=False)
+    on_late: Callable[[Any], None] | None = None
+    counts: bool = False
 
 
 class Lines(Protocol):
@@ -160,7 +159,7 @@ class Line:
         on_late: Callable[[Any], None] | None,
     ) -> asyncio.Future[Any]:
         loop = self._loop
-        future: asyncio.Future[Any] = loop.create_future()
+        future = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
         # A call that times out keeps its place: its answer must not be taken for the next one's.
         self._waiting.append(Waiting(future, deadline, on_late))
