@@ -12,6 +12,7 @@ from catalog.snapshot import Endpoint, Offer, PricedVersion
 from common.ids import text, uuid7
 from consumption import metrics
 from keys.grants import Grant
+from metering.journal import Blank
 from quotas.commands import Ready
 from quotas.limits import LimitSet
 from quotas.refusals import Rate
@@ -83,6 +84,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     tier: str
     limits: LimitSet
     ready: Ready
+    blank: Blank
     #: Whether this gateway holds a share of the quota, for local mode.
     shared: bool = False
 

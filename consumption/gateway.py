@@ -151,7 +151,8 @@ class Gateway:
         held = limits_of(grant, offer, price.price, limits)
         counted = Counted(grant.limits.lineage, price.price.currency)
         ready = Ready(names_of(grant.consumer_id, offer.id), held, counted)
-        return Terms(grant, offer, price, tier, held, ready, shared=offer.local and may_be_shared(held))
+        blank = settlement.blank_of(grant, offer, price, tier, held)
+        return Terms(grant, offer, price, tier, held, ready, blank, offer.local and may_be_shared(held))
 
     def route(self, call: Call, terms: Terms, request: PaidRequest) -> Routing:
         """Where the call may go: the service's endpoints, then those of its fallbacks that policy allows it too.
@@ -207,7 +208,7 @@ class Gateway:
             output_cap=(request.max_tokens or terms.offer.default_max_tokens) if request.writes else 0,
             choices=request.choices,
             cap_named=request.max_tokens is not None or not request.writes,
-            unsettled=journal.encode(entry),
+            unsettled=terms.blank.encoded(entry, call.id),
             ready=terms.ready,
         )
         try:
