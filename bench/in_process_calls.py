@@ -64,7 +64,8 @@ class Loopback(asyncio.Transport):
         """What the other end says."""
         protocol = self._protocol
         if isinstance(protocol, asyncio.BufferedProtocol):
-            protocol.get_buffer(len(data))[: len(data)] = data
+            buffer: Any = protocol.get_buffer(len(data))
+            buffer[: len(data)] = data
             protocol.buffer_updated(len(data))
         else:
             protocol.data_received(data)
@@ -148,7 +149,9 @@ class Loop(uvloop.Loop):
         super().__init__()
         self._socket = Socket()
 
-    async def create_connection(self, make: Any, host: Any = None, port: Any = None, **_: Any) -> Any:
+    async def create_connection(  # type: ignore[override]  # as it is called here
+        self, make: Any, host: Any = None, port: Any = None, **_: Any
+    ) -> Any:
         answer = Valkey().answer if port == VALKEY_PORT else lambda _: ANSWERED
         protocol = make()
         transport = Loopback(

@@ -18,7 +18,9 @@ _UPWARDS = Context(prec=60, rounding=ROUND_CEILING)
 
 def plain(amount: Decimal) -> str:
     """The amount without exponent or trailing zeros: ``Decimal("0.0250")`` is ``"0.025"``."""
-    text = format(amount, "f")
+    text = str(amount)
+    if "E" in text:  # a small one, or one of many zeros; formatting every one costs twice as much
+        text = format(amount, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in {"-0", ""} else text

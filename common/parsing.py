@@ -80,11 +80,11 @@ def _plainly(data: bytes) -> Any:
         return _DOUBTFUL
 
 
-def _members(value: dict[str, Any] | list[Any]) -> int:
-    """How many members the objects in a container have. Raises ``ValueError`` for an integer beyond 64 bits."""
-    count, values = 0, value
-    if type(value) is dict:
-        count, values = len(value), value.values()
+def _members(container: Any) -> int:
+    """How many members the objects in a dict or list have. Raises ``ValueError`` for an integer beyond 64 bits."""
+    count, values = 0, container
+    if type(container) is dict:
+        count, values = len(container), container.values()
     for each in values:
         kind = type(each)
         if kind is str:

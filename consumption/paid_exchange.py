@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -209,10 +210,10 @@ class PaidExchange:
             self._protocol.transport.write(data)
 
     def _head(self, status: int, headers: Headers) -> bytes:
-        own = [b"%b: %b\r\n" % pair for pair in self._protocol.server_state.default_headers]
+        own = _lines(tuple(self._protocol.server_state.default_headers))
         text = "".join([f"{name}: {value}\r\n" for name, value in headers])
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        return b"".join([STATUS_LINE[status], *own, text.encode("latin-1"), end])
+        return b"%b%b%b%b" % (STATUS_LINE[status], own, text.encode("latin-1"), end)
 
     def _end(self, status: int) -> None:
         self.response_complete = True
@@ -224,6 +225,12 @@ class PaidExchange:
         if not self.keep_alive:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
+
+
+@lru_cache(maxsize=1)
+def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Those that uvicorn wants in every answer: the date, so they change once a second."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
