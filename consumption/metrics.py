@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -19,12 +20,12 @@ class Tally(Collector):
 
     def __init__(self, name: str, help_: str, labels: Sequence[str]) -> None:
         self._name, self._help, self._labels = name, help_, labels
-        self._counts: dict[tuple[str, ...], int] = {}
+        self._counts: dict[tuple[str, ...], int] = defaultdict(int)
         REGISTRY.register(self)
 
     def add(self, *labels: str, count: int = 1) -> None:
         """Count. Call it from the event loop's thread."""
-        self._counts[labels] = self._counts.get(labels, 0) + count
+        self._counts[labels] += count
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """The library's hook: what was counted so far."""

@@ -80,12 +80,12 @@ class _Answers(asyncio.Protocol):
         self._parser = hiredis.Reader(notEnoughData=Ellipsis)
 
     def data_received(self, data: bytes) -> None:
-        self._line.hear()
-        gets, answered = self._parser.gets, self._line.answered
+        take, deliver = self._line.hear()
+        gets = self._parser.gets
         try:
             self._parser.feed(data)
             while (answer := gets()) is not Ellipsis:
-                answered(answer)
+                deliver(take(), answer)
         except hiredis.HiredisError as error:
             self._end(error)
 
@@ -245,14 +245,11 @@ class Line:
             self._ready = False
             self._shut()
 
-    def hear(self) -> None:
-        """The server is there: something has come of it."""
+    def hear(self) -> tuple[Callable[[], Waiting], Callable[[Waiting, Any], None]]:
+        """Something has come of the server. Gives what takes the call that has waited longest, and what answers it."""
         if self._missed:
             self._heard()
-
-    def answered(self, answer: Any) -> None:
-        """The call that has waited longest is answered."""
-        self._deliver(self._waiting.popleft(), answer)
+        return self._waiting.popleft, self._deliver
 
     def _heard(self) -> None:
         self._missed = 0
