@@ -152,7 +152,7 @@ class Callers:
     def admissions(self, count: int) -> tuple[bytes, list[tuple[int, str]]]:
         """So many commands, as bytes; and who they are of: a consumer's place, and the request's id."""
         from common import clock
-        from common.ids import uuid7
+        from common.ids import text, uuid7
 
         now = clock.now_ms()
         period = self._periods.of(now)
@@ -160,7 +160,7 @@ class Callers:
         for _ in range(count):
             place = self._next % CONSUMERS
             self._next += 1
-            id_ = str(uuid7())
+            id_ = text(uuid7())
             calls.append((place, id_))
             made.append(
                 self._ready[place].admit(

@@ -81,27 +81,26 @@ class Offer:
     testing: bool
     endpoints: tuple[Endpoint, ...]
     prices: tuple[PricedVersion, ...]
-    #: The id as text: a call needs it often.
+    #: What a call needs often: the id as text, and what its status means.
     text: str = field(init=False)
+    served: bool = field(init=False)
+    deprecated: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", str(self.id))
-
-    @property
-    def served(self) -> bool:
-        return self.status in Service.SERVED
+        object.__setattr__(self, "served", self.status in Service.SERVED)
+        object.__setattr__(self, "deprecated", self.status == Service.Status.DEPRECATED)
 
     @property
     def listed(self) -> bool:
         """Whether consumers may know of it; what is suspended is still known."""
         return self.served or self.status == Service.Status.SUSPENDED
 
-    @property
-    def deprecated(self) -> bool:
-        return self.status == Service.Status.DEPRECATED
-
     def price_at(self, at_ms: int) -> PricedVersion | None:
         """The price that holds at a moment; None before the first."""
+        # Nearly always the last one: few are known before they hold.
+        if self.prices and self.prices[-1].from_ms <= at_ms:
+            return self.prices[-1]
         position = bisect_right(self.prices, at_ms, key=lambda version: version.from_ms)
         return self.prices[position - 1] if position else None
 

@@ -1,6 +1,6 @@
 """Money is ``Decimal`` and a currency from price to export; a float never touches it."""
 
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal, localcontext
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Context, Decimal, localcontext
 
 #: Digits after the point of a currency's minor unit (ISO 4217, list one); two where it is not listed here.
 _MINOR_UNITS = {
@@ -13,11 +13,14 @@ ZERO = Decimal(0)
 NANO = 10**9
 #: Nano-units that one record counts at most: Lua's numbers are exact up to here.
 MOST_NANO = 2**53
+_UPWARDS = Context(prec=60, rounding=ROUND_CEILING)
 
 
 def plain(amount: Decimal) -> str:
     """The amount without exponent or trailing zeros: ``Decimal("0.0250")`` is ``"0.025"``."""
-    text = format(amount, "f")
+    text = str(amount)
+    if "E" in text:  # a small one, or one of many zeros; formatting every one costs twice as much
+        text = format(amount, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in {"-0", ""} else text
@@ -31,9 +34,7 @@ def grouped(amount: Decimal) -> str:
 
 def nano(amount: Decimal) -> int:
     """The amount in whole nano-units, rounded up."""
-    with localcontext() as context:
-        context.prec = 60
-        return int((amount * NANO).to_integral_value(ROUND_CEILING))
+    return int(_UPWARDS.multiply(amount, NANO).to_integral_value(context=_UPWARDS))
 
 
 def minor_units(currency: str) -> int:

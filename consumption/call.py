@@ -1,17 +1,18 @@
 """One call on its way through the gateway."""
 
-import time
 import uuid
 from bisect import bisect_left
 from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from catalog.snapshot import Endpoint, Offer, PricedVersion
-from common.ids import uuid7
+from common.ids import text, uuid7
 from consumption import metrics
 from keys.grants import Grant
+from metering.journal import Blank
 from quotas.commands import Ready
 from quotas.limits import LimitSet
 from quotas.refusals import Rate
@@ -56,12 +57,12 @@ class Call:
         self.idempotency_key = idempotency_key
         self.rate: Rate | None = None
         self.request_id: uuid.UUID = uuid7()
-        self.id = str(self.request_id)
-        self.started = self._lap_began = time.perf_counter()
+        self.id = text(self.request_id)
+        self.started = self._lap_began = perf_counter()
 
     def lap(self, step: metrics.Timing) -> None:
         """A step has ended: its time goes into the histogram."""
-        now = time.perf_counter()
+        now = perf_counter()
         seconds = now - self._lap_began
         self._lap_began = now
         # ``Timing.observe``, without the call: there are seven of them in one call.
@@ -71,7 +72,7 @@ class Call:
     @property
     def elapsed_ms(self) -> int:
         """Whole milliseconds since the call came in."""
-        return int((time.perf_counter() - self.started) * 1000)
+        return int((perf_counter() - self.started) * 1000)
 
 
 class Terms(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +84,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     tier: str
     limits: LimitSet
     ready: Ready
+    blank: Blank
     #: Whether this gateway holds a share of the quota, for local mode.
     shared: bool = False
 

@@ -127,16 +127,18 @@ class Gateway:
     def resolve(self, call: Call, grant: Grant, request: PaidRequest) -> Terms:
         """The offer, the price that holds at the call's id, and the limits of the tier in force."""
         offer = self.snapshot.find(request.service, testing=grant.testing)
-        if offer is None or not offer.listed:
+        if offer is None:
             raise ServiceNotFound()
         price = offer.price_at(milliseconds_of(call.request_id))
-        terms: Terms | None = grant.remembered.get(offer.id)
+        terms: Terms | None = grant.remembered.get(offer.text)
         # Offers are made anew with every change of the catalogue, grants with every change of what a key may do.
         if terms is None or terms.offer is not offer or terms.price is not price:
-            terms = grant.remembered[offer.id] = self._terms(grant, offer, price)
+            terms = grant.remembered[offer.text] = self._terms(grant, offer, price)
         return terms
 
     def _terms(self, grant: Grant, offer: Offer, price: PricedVersion | None) -> Terms:
+        if not offer.listed:
+            raise ServiceNotFound()
         tier = grant.tier_for(offer.id)
         if tier is None or offer.testing != grant.testing:
             raise AccessDenied()
@@ -149,7 +151,8 @@ class Gateway:
         held = limits_of(grant, offer, price.price, limits)
         counted = Counted(grant.limits.lineage, price.price.currency)
         ready = Ready(names_of(grant.consumer_id, offer.id), held, counted)
-        return Terms(grant, offer, price, tier, held, ready, shared=offer.local and may_be_shared(held))
+        blank = settlement.blank_of(grant, offer, price, tier, held)
+        return Terms(grant, offer, price, tier, held, ready, blank, offer.local and may_be_shared(held))
 
     def route(self, call: Call, terms: Terms, request: PaidRequest) -> Routing:
         """Where the call may go: the service's endpoints, then those of its fallbacks that policy allows it too.
@@ -205,7 +208,7 @@ class Gateway:
             output_cap=(request.max_tokens or terms.offer.default_max_tokens) if request.writes else 0,
             choices=request.choices,
             cap_named=request.max_tokens is not None or not request.writes,
-            unsettled=journal.encode(entry),
+            unsettled=terms.blank.encoded(entry, call.id),
             ready=terms.ready,
         )
         try:

@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -19,12 +20,12 @@ class Tally(Collector):
 
     def __init__(self, name: str, help_: str, labels: Sequence[str]) -> None:
         self._name, self._help, self._labels = name, help_, labels
-        self._counts: dict[tuple[str, ...], int] = {}
+        self._counts: dict[tuple[str, ...], int] = defaultdict(int)
         REGISTRY.register(self)
 
     def add(self, *labels: str, count: int = 1) -> None:
         """Count. Call it from the event loop's thread."""
-        self._counts[labels] = self._counts.get(labels, 0) + count
+        self._counts[labels] += count
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """The library's hook: what was counted so far."""
@@ -66,17 +67,20 @@ class Timings(Collector):
             timing = self._timings[labels] = Timing(self._bounds)
         return timing
 
+    def items(self) -> list[tuple[tuple[str, ...], Timing]]:
+        """Every histogram by its labels."""
+        return list(self._timings.items())
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The library's hook: what was fed so far."""
         family = HistogramMetricFamily(self._name, self._help, labels=self._labels)
-        for labels, timing in list(self._timings.items()):
+        for labels, timing in self.items():
             upto = accumulate(timing.counts)
             bounds = [*map(floatToGoString, self._bounds), "+Inf"]
             family.add_metric(labels, list(zip(bounds, upto, strict=True)), timing.sum)
         yield family
 
 
-HTTP_REQUESTS = Tally("http_requests_total", "HTTP requests answered.", ("method", "path", "status"))
 CONSUMPTION_REQUESTS = Tally("consumption_requests_total", "Calls by outcome.", ("service_id", "status"))
 TOKENS_CONSUMED = Tally("tokens_consumed_total", "Tokens charged.", ("service_id", "tier"))
 RATE_LIMITS_EXCEEDED = Tally(
@@ -154,6 +158,20 @@ HTTP_DURATION = Timings(
 )
 
 
+class _Requests(Collector):
+    """How many requests were answered is in their histogram already."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The library's hook: what was observed so far."""
+        labels = ("method", "path", "status")
+        family = CounterMetricFamily("http_requests_total", "HTTP requests answered.", labels=labels)
+        for values, timing in HTTP_DURATION.items():
+            family.add_metric(values, sum(timing.counts))
+        yield family
+
+
+REGISTRY.register(_Requests())
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
 #: The paths there are; all others share one label, or a scanner would fill the memory.
 _PATHS = frozenset(
@@ -168,13 +186,12 @@ _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"
 
 
 @lru_cache(maxsize=4096)
-def _path_label(path: str) -> str:
+def _requests(method: str, path: str, status: int) -> Timing:
     template = _UUID.sub("{id}", path)
-    return template if template in _PATHS else "other"
+    label = template if template in _PATHS else "other"
+    return HTTP_DURATION.of(method if method in _METHODS else "other", label, str(status))
 
 
 def answered(method: str, path: str, status: int, seconds: float) -> None:
     """One HTTP request was answered."""
-    labels = (method if method in _METHODS else "other", _path_label(path), str(status))
-    HTTP_REQUESTS.add(*labels)
-    HTTP_DURATION.of(*labels).observe(seconds)
+    _requests(method, path, status).observe(seconds)

@@ -63,7 +63,8 @@ class PaidCall:
         await self.settle(reply, cost)
         call.lap(SETTLE)
         answer = call.dialect.success(call, terms, self._lease, reply, cost)
-        return Answer(answer.status, answer.headers + self._headers(), answer.body)
+        answer.headers.extend(self._headers())
+        return answer
 
     async def _fetch(self) -> Reply:
         answered = await self._upstream.ask(self._outbound(self.terms.offer.deadline_seconds, whole=True))
@@ -74,7 +75,7 @@ class PaidCall:
             answered.close(failure)
             raise
         answered.close()
-        return await self.counted(reply)
+        return reply if reply.written is None else await self.counted(reply)
 
     async def counted(self, reply: Reply) -> Reply:
         """The reply, its tokens counted where the upstream did not report them."""

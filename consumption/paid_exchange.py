@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -128,41 +129,35 @@ class PaidExchange:
                 self._protocol.transport.abort()
             raise
         finally:
-            self._protocol.tasks.discard(cast(Any, self._task))
+            self._protocol.tasks.discard(self._task)  # type: ignore[arg-type]  # it runs, so there is one
 
     def _call(self) -> Call:
         """What came in. A header that comes twice is one list, as Django has it."""
-        authorization = x_api_key = idempotency_key = None
-        for name, value in self._headers:
-            if name == b"authorization":
-                authorization = value.decode("latin-1")
-            elif name == b"x-api-key":
-                x_api_key = value.decode("latin-1")
-            elif name == b"idempotency-key":
-                text = value.decode("latin-1")
-                idempotency_key = text if idempotency_key is None else f"{idempotency_key},{text}"
+        headers = dict(self._headers)
+        key = key_of(self._dialect, _text(headers, b"authorization"), _text(headers, b"x-api-key"))
+        idempotency_key = None
+        if b"idempotency-key" in headers:
+            idempotency_key = ",".join(self._values(b"idempotency-key"))
         service_id = ""
         if self._dialect is MARKETPLACE:
             service_id = self._path[len(CONSUME) :].rstrip(b"/").decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        key = key_of(self._dialect, authorization, x_api_key)
         return Call(self._dialect, key, self._client(), service_id, body, idempotency_key)
+
+    def _values(self, wanted: bytes) -> list[str]:
+        return [value.decode("latin-1") for name, value in self._headers if name == wanted]
 
     def _client(self) -> str:
         """The client's address, as the trusted hop saw it."""
         if not self._running.behind_proxies:
             return self._address
-        hops = [value.decode("latin-1") for name, value in self._headers if name == b"x-forwarded-for"]
-        return client_address(self._address, ",".join(hops))
+        return client_address(self._address, ",".join(self._values(b"x-forwarded-for")))
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
     def _send(self, answer: Answer) -> None:
-        headers = [*answer.headers, ("content-length", str(len(answer.body)))]
-        if self._method == b"HEAD":
-            self._write(self._head(answer.status, headers))
-        else:
-            self._write(self._head(answer.status, headers) + answer.body)
+        head = self._head(answer.status, [*answer.headers, ("content-length", str(len(answer.body)))])
+        self._write(head if self._method == b"HEAD" else head + answer.body)
         self._end(answer.status)
 
     async def _stream(self, stream: Stream) -> None:
@@ -215,13 +210,10 @@ class PaidExchange:
             self._protocol.transport.write(data)
 
     def _head(self, status: int, headers: Headers) -> bytes:
-        lines = [STATUS_LINE[status]]
-        for name, value in self._protocol.server_state.default_headers:
-            lines += name, b": ", value, b"\r\n"
+        own = _lines(tuple(self._protocol.server_state.default_headers))
         text = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        lines.append(text.encode("latin-1"))
-        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        return b"".join(lines)
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        return b"%b%b%b%b" % (STATUS_LINE[status], own, text.encode("latin-1"), end)
 
     def _end(self, status: int) -> None:
         self.response_complete = True
@@ -233,3 +225,14 @@ class PaidExchange:
         if not self.keep_alive:
             self._protocol.transport.close()
         self._protocol.on_response_complete()
+
+
+@lru_cache(maxsize=1)
+def _lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Those that uvicorn wants in every answer: the date, so they change once a second."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")

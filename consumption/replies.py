@@ -132,8 +132,9 @@ def read_reply(body: bytes, bounds: Bounds) -> Reply:
     if not document.choices and not document.data:
         raise no_answer()
     choices = document.choices or []
-    if any(choice.message is None and choice.text is None for choice in choices):
-        raise no_answer()
+    for choice in choices:
+        if choice.message is None and choice.text is None:
+            raise no_answer()
     tokens, source = meter(document.usage, bounds)
     if tokens is None:
         return Reply(choices, Tokens(), source, body, _written_in(choices))
@@ -158,7 +159,7 @@ def read_chunk(data: bytes) -> Chunk:
     if chunk.error is not None:
         raise no_answer()  # the stream ends in an upstream's own error, which is not the caller's to read
     # What was several lines of an event is one line on its way on.
-    chunk.raw = data.replace(b"\n", b" ") if b"\n" in data else data
+    chunk.raw = data.replace(b"\n", b" ")
     return chunk
 
 
@@ -176,10 +177,10 @@ def meter(usage: Any, bounds: Bounds) -> tuple[Tokens | None, UsageSource]:
         return None, "estimated"
     cached = cache_write = audio_prompt = reasoning = audio_completion = 0
     details = usage.get("prompt_tokens_details")
-    if isinstance(details, dict) and any(map(details.get, _PARTS_OF_PROMPT)):
+    if isinstance(details, dict) and any(details.values()):
         cached, cache_write, audio_prompt = _parts_of_prompt(details)
     details = usage.get("completion_tokens_details")
-    if isinstance(details, dict) and any(map(details.get, _PARTS_OF_COMPLETION)):
+    if isinstance(details, dict) and any(details.values()):
         reasoning, audio_completion = _parts_of_completion(details)
     total = count(usage.get("total_tokens"))
     if total is not None and total > prompt + completion and bounds.completion:
@@ -219,7 +220,7 @@ def _parts_of_completion(details: dict[str, Any]) -> tuple[int, int]:
 
 def count(value: Any) -> int | None:
     """A count of tokens, or None where it cannot be one."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None
 
 
 def usage_of(tokens: Tokens) -> dict[str, Any]:

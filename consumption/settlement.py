@@ -10,6 +10,7 @@ from decimal import Decimal
 import hiredis
 import msgspec
 
+from catalog.snapshot import Offer, PricedVersion
 from common.errors import Unavailable
 from common.money import ZERO, plain
 from consumption.call import Call, Terms
@@ -17,31 +18,40 @@ from consumption.dialects.base import PaidRequest
 from consumption.local_mode import LocalMode
 from consumption.replies import Reply
 from consumption.spool import Spool
+from keys.grants import Grant
 from metering import journal
 from quotas.admission import Admission, Ask, Lease, StaleEpoch
 from quotas.commands import Ready
 from quotas.leases import RENEW_EVERY_SECONDS
+from quotas.limits import LimitSet
 from quotas.line import LineError
 
 log = logging.getLogger(__name__)
 
 
+def blank_of(grant: Grant, offer: Offer, price: PricedVersion, tier: str, limits: LimitSet) -> journal.Blank:
+    """What the entries of calls with one key at one service have in common."""
+    entry = journal.Entry(
+        request_id=uuid.UUID(int=0),
+        consumer_id=grant.consumer_id,
+        service_id=offer.id,
+        api_key_id=grant.api_key_id,
+        price_version_id=price.id,
+        tier=tier,
+        currency=price.price.currency,
+        status="unsettled",
+        limit=limits.tokens_per_month,
+        key_lineage=grant.limits.lineage,
+    )
+    return journal.Blank(entry)
+
+
 def unsettled_entry(call: Call, terms: Terms, request: PaidRequest) -> journal.Entry:
     """The entry for the case that this gateway dies: at zero cost, for a late settle or a person to decide."""
     metadata = request.metadata
-    return journal.Entry(
-        request_id=call.request_id,
-        consumer_id=terms.grant.consumer_id,
-        service_id=terms.offer.id,
-        api_key_id=terms.grant.api_key_id,
-        price_version_id=terms.price.id,
-        tier=terms.tier,
-        currency=terms.price.price.currency,
-        status="unsettled",
-        limit=terms.limits.tokens_per_month,
-        key_lineage=terms.grant.limits.lineage,
-        metadata=journal.NO_METADATA if metadata is None else msgspec.Raw(msgspec.json.encode(metadata)),
-    )
+    if metadata is None:
+        return terms.blank.entry(call.request_id)
+    return terms.blank.entry(call.request_id, msgspec.Raw(msgspec.json.encode(metadata)))
 
 
 def settled_entry(

@@ -15,10 +15,8 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The ``data`` of every event that is whole now. Raises ``UpstreamFailed`` for an endless one."""
-        whole = self._rest + data
-        if b"\r" in whole:
-            whole = whole.replace(b"\r\n", b"\n")
-        events = whole.split(b"\n\n")
+        # Where there is nothing to replace it is as quick as a look, and ``in`` is not: see ``_data_of``.
+        events = (self._rest + data).replace(b"\r\n", b"\n").split(b"\n\n")
         self._rest = events.pop()
         if len(self._rest) > MOST_EVENT_BYTES:
             raise UpstreamFailed()
@@ -27,7 +25,8 @@ class EventReader:
 
 def _data_of(event: bytes) -> bytes:
     """All ``data`` lines of one event, joined; comments and other fields are passed over."""
-    if event.startswith(b"data: ") and b"\n" not in event:
+    # ``in`` makes an error of what is no number before it looks for bytes.
+    if event.startswith(b"data: ") and event.find(b"\n") < 0:
         return event[6:]
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)

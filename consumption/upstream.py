@@ -61,7 +61,6 @@ class Upstream:
 
         Raises ``UpstreamFailed``, ``UpstreamRejected``, ``UpstreamBusy`` or ``DeadlineExceeded``.
         """
-        clock = asyncio.get_running_loop().time
         tries = Tries(self.router, outbound.endpoints)
         failure: Problem | None = None
         while (route := tries.next_route()) is not None:
@@ -69,7 +68,8 @@ class Upstream:
             if isinstance(answer, Answered):
                 return answer
             judged, failure = answer
-            pause = tries.pause(judged.again, remaining=outbound.patience.until - clock())
+            remaining = outbound.patience.until - asyncio.get_running_loop().time()
+            pause = tries.pause(judged.again, remaining=remaining)
             if pause is None:
                 failure.nothing_done = judged.again is not Again.NOWHERE
                 raise failure

@@ -22,6 +22,7 @@ RATE_WINDOW_SECONDS = 10.0
 MOST_AT_ONCE = 16 * 1024
 
 _arrived = bytearray(MOST_AT_ONCE)
+_view = memoryview(_arrived)
 _UNKNOWN_LENGTH = -1
 _READ_HEADERS = frozenset(
     {b"content-length", b"transfer-encoding", b"retry-after", b"content-encoding", b"keep-alive"}
@@ -229,14 +230,12 @@ class Connection(asyncio.BufferedProtocol):
         return _arrived
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(memoryview(_arrived)[:nbytes]))
-
-    def data_received(self, data: bytes) -> None:
         """Bytes of the answer."""
+        data = bytes(_view[:nbytes])
         if self._complete or self._failure is not None:
             self.abort()  # nobody asked for this
             return
-        self._fed += len(data)
+        self._fed += nbytes
         self._last = self._loop.time()
         try:
             self._parser.feed_data(data)

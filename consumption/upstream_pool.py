@@ -11,6 +11,7 @@ import select
 import ssl
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 from common.upstream_networks import addresses_of, may_connect
@@ -53,20 +54,12 @@ class Host:
 class _Returns:
     """What a connection is told of its pool: the host that it belongs to."""
 
-    __slots__ = ("_host", "_pool")
+    __slots__ = ("drop", "give_back", "made")
 
     def __init__(self, pool: "UpstreamPool", host: Host) -> None:
-        self._pool = pool
-        self._host = host
-
-    def made(self, connection: Connection) -> None:
-        self._pool.made(connection)
-
-    def give_back(self, connection: Connection) -> None:
-        self._pool.give_back(self._host, connection)
-
-    def drop(self, connection: Connection) -> None:
-        self._pool.drop(connection)
+        self.made = pool.made
+        self.give_back = partial(pool.give_back, host)
+        self.drop = pool.drop
 
 
 class UpstreamPool:

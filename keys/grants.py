@@ -55,8 +55,8 @@ class Grant:
     limits: KeyLimits
     overrides: dict[uuid.UUID, Override] = field(default_factory=dict)
     budgets: tuple[Budget, ...] = ()
-    #: What a gateway made of it for a service, so as not to make it anew for every call.
-    remembered: dict[uuid.UUID, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    #: What a gateway made of it for a service, by its id as text, so as not to make it anew for every call.
+    remembered: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     #: The consumer's id as text: a call needs it often.
     consumer_text: str = field(init=False)
 

@@ -83,6 +83,26 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         return self.key_lineage or self.api_key_id
 
 
+class Blank:
+    """The entry that all calls with one key at one service begin with: all but the request's own id."""
+
+    __slots__ = ("_after_id", "_before_id", "_entry")
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry = entry
+        self._before_id, _, self._after_id = encode(entry).partition(str(entry.request_id).encode())
+
+    def entry(self, request_id: uuid.UUID, metadata: msgspec.Raw = NO_METADATA) -> Entry:
+        """The entry of one call."""
+        return msgspec.structs.replace(self._entry, request_id=request_id, metadata=metadata)
+
+    def encoded(self, entry: Entry, id_: str) -> bytes:
+        """``encode`` of an entry made here; ``id_``: its request's, as text."""
+        if entry.metadata is not NO_METADATA:
+            return encode(entry)
+        return b"%b%b%b" % (self._before_id, id_.encode(), self._after_id)
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Entry)
 

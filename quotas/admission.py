@@ -10,6 +10,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -17,7 +18,7 @@ import msgspec
 
 from common import clock
 from common.errors import Unavailable
-from common.ids import milliseconds_of
+from common.ids import milliseconds_of, text
 from metering import journal, shards
 from quotas import clocks, commands, shard_states
 from quotas.errors import Away
@@ -162,14 +163,13 @@ class Admission:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
         ready = ask.ready or commands.Ready(names_of(ask.consumer_id, ask.service_id), ask.limits)
         shard = ready.names.shard
+        give_back = partial(self._give_back, ask)
         try:
             line = self._lines[shard]
-            waiting = line.call(
-                self._admit_command(ask, ready, line.clock_offset_ms),
-                timeout=ANSWER_SECONDS,
-                on_late=lambda late: self._give_back(ask, shard, late),
+            command = self._admit_command(ask, ready, line.clock_offset_ms)
+            answer = await _unless_cancelled(
+                line.call(command, timeout=ANSWER_SECONDS, on_late=give_back), give_back
             )
-            answer = await _unless_cancelled(waiting, lambda late: self._give_back(ask, shard, late))
         except (LineError, hiredis.ReplyError) as error:
             self._complain(error)
             is_away = isinstance(error, LineError) and not isinstance(error, NotLive)
@@ -199,20 +199,13 @@ class Admission:
     def _lease_of(self, ask: Ask, shard: int, answer: bytes | list[Any]) -> Lease:
         if isinstance(answer, bytes):
             cap, left, full_in, size = map(int, _LET_IN.unpack(answer))
-            return Lease(
-                request_id=ask.request_id,
-                consumer_id=ask.consumer_id,
-                service_id=ask.service_id,
-                shard=shard,
-                prompt_bound=ask.prompt_bound,
-                output_cap=cap,
-                rate=None if size < 0 else Rate(size, left, full_in),
-            )
+            rate = None if size < 0 else Rate(size, left, full_in)
+            return Lease(ask.request_id, ask.consumer_id, ask.service_id, shard, ask.prompt_bound, cap, rate)
         if answer[0] == b"stale":
             self._epochs[shard] = None
         raise refusal_of(answer, ask.limits, at_ms=milliseconds_of(ask.request_id))
 
-    def _give_back(self, ask: Ask, shard: int, late: Any) -> None:
+    def _give_back(self, ask: Ask, late: Any) -> None:
         """An answer nobody waited for: if it let the call in, end the lease, or it would be reaped as unsettled."""
         if isinstance(late, bytes):
             asyncio.get_running_loop().create_task(
@@ -247,7 +240,7 @@ class Admission:
             self._signature,
             epoch or self.epoch(shard),
             self._periods.of(milliseconds_of(entry.request_id)),
-            id_=str(entry.request_id),
+            id_=text(entry.request_id),
             tokens=entry.total_tokens,
             nano=entry.cost_nano,
             entry=encoded,

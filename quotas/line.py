@@ -1,7 +1,7 @@
 """One connection to Valkey, shared by every call of a gateway, with nobody waiting for anybody's turn.
 
 Commands of one tick of the event loop leave in one write; answers come back in order. redis-py makes the
-connection (URL, AUTH, TLS, SELECT); from then on its streams are used directly, which costs about a tenth of its
+connection (URL, AUTH, TLS, SELECT); from then on its transport is used directly, which costs less than a tenth of its
 own client's CPU. That is why redis-py is pinned and this file has tests with a stalled, killed and restarted server.
 """
 
@@ -10,10 +10,10 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import hiredis
+import msgspec
 from redis.asyncio import Connection
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 Argument = str | bytes | int | float
 
-#: Turns of the event loop from bytes in the socket to an answer: the socket, the stream's reader, our own task.
-READING_TURNS = 3
+#: Turns of the event loop from bytes in the socket to an answer: the socket, and one for whatever lies before it.
+READING_TURNS = 2
 #: So many calls in a row that heard nothing, and nobody waits for the server any more until it is heard again.
 MOST_MISSED = 5
 
@@ -45,14 +45,13 @@ class OutcomeUnknown(LineError):
     """The command left and no answer came in time: it may have run, or may still run."""
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, gc=False):
     """A call that left. ``counts``: what it did is lost where its answer alone is believed (``ReplicatedLine``)."""
 
     future: asyncio.Future[Any]
     deadline: float
-    on_late: Callable[[Any], None] | None = field(default=None)
-    counts: bool = field(default=False)
+    on_late: Callable[[Any], None] | None = None
+    counts: bool = False
 
 
 class Lines(Protocol):
@@ -70,6 +69,32 @@ class Lines(Protocol):
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+
+class _Answers(asyncio.Protocol):
+    """What a server says, taken apart as it comes. ``ended`` gets what ended the connection."""
+
+    def __init__(self, line: "Line", ended: "asyncio.Future[Exception]") -> None:
+        self._line = line
+        self._ended = ended
+        self._parser = hiredis.Reader(notEnoughData=Ellipsis)
+
+    def data_received(self, data: bytes) -> None:
+        take, deliver = self._line.hear()
+        gets = self._parser.gets
+        try:
+            self._parser.feed(data)
+            while (answer := gets()) is not Ellipsis:
+                deliver(take(), answer)
+        except hiredis.HiredisError as error:
+            self._end(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(exc or ConnectionResetError("Valkey closed the connection"))
+
+    def _end(self, error: Exception) -> None:
+        if not self._ended.done():
+            self._ended.set_result(error)
 
 
 class Line:
@@ -94,7 +119,7 @@ class Line:
         self._timeout = timeout
         self._waiting: deque[Waiting] = deque()
         self._out: list[bytes] = []
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._open = False
         self._ready = False
         self._missed = 0
@@ -149,7 +174,7 @@ class Line:
 
     def setup_call(self, command: Sequence[Argument], *, timeout: float = 2.0) -> asyncio.Future[Any]:
         """``call`` for ``on_connect``, while the line is not yet open for others."""
-        if self._writer is None:
+        if self._transport is None:
             raise NotSent("no connection to Valkey")
         return self._send(command, timeout, None)
 
@@ -160,7 +185,7 @@ class Line:
         on_late: Callable[[Any], None] | None,
     ) -> asyncio.Future[Any]:
         loop = self._loop
-        future: asyncio.Future[Any] = loop.create_future()
+        future = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
         # A call that times out keeps its place: its answer must not be taken for the next one's.
         self._waiting.append(Waiting(future, deadline, on_late))
@@ -174,8 +199,8 @@ class Line:
 
     def _flush(self) -> None:
         data, self._out = b"".join(self._out), []
-        if self._writer is not None:
-            self._writer.write(data)
+        if self._transport is not None:
+            self._transport.write(data)
 
     async def _keep_connected(self) -> None:
         pause = 0.05
@@ -206,30 +231,25 @@ class Line:
         return connection
 
     async def _serve(self, connection: Connection) -> None:
-        reader, self._writer = connection._reader, connection._writer
-        if reader is None:
+        if connection._writer is None:
             raise ConnectionResetError("Valkey closed the connection")
-        reading = asyncio.get_running_loop().create_task(self._read(reader))
+        ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._transport = connection._writer.transport
+        self._transport.set_protocol(_Answers(self, ended))
         try:
             await self._on_connect(self)
             self._ready = True
             self._heard()
-            await reading
+            raise await ended
         finally:
             self._ready = False
             self._shut()
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        parser = hiredis.Reader(notEnoughData=Ellipsis)
-        while data := await reader.read(65536):
-            if self._missed:
-                self._heard()
-            parser.feed(data)
-            while (answer := parser.gets()) is not Ellipsis:
-                self._deliver(self._waiting.popleft(), answer)
-        raise ConnectionResetError("Valkey closed the connection")
+    def hear(self) -> tuple[Callable[[], Waiting], Callable[[Waiting, Any], None]]:
+        """Something has come of the server. Gives what takes the call that has waited longest, and what answers it."""
+        if self._missed:
+            self._heard()
+        return self._waiting.popleft, self._deliver
 
     def _heard(self) -> None:
         self._missed = 0
@@ -268,15 +288,15 @@ class Line:
             if self._open and self._missed >= MOST_MISSED:
                 log.warning("Valkey is silent")
                 self._shut()
-            if self._waiting and self._waiting[0].deadline + 5 < now and self._writer is not None:
-                self._writer.transport.abort()
+            if self._waiting and self._waiting[0].deadline + 5 < now and self._transport is not None:
+                self._transport.abort()
 
     def _late(self, now: float) -> list[Waiting]:
         return [each for each in self._waiting if each.deadline <= now and not each.future.done()]
 
     def _break(self) -> None:
         self._shut()
-        self._writer = None
+        self._transport = None
         self._missed = 0
         self._out = []
         waiting, self._waiting = self._waiting, deque()

@@ -79,7 +79,10 @@ class _Paid(SpeaksOpenAi):
         else:
             # A list of token ids has more characters than tokens too.
             bound += bound_of_value(body.get("prompt")) + bound_of_value(body.get("input"))
-        return bound + sum([bound_of_value(body[name]) for name in _ALSO_READ if name in body])
+        for name in _ALSO_READ:
+            if name in body:
+                bound += bound_of_value(body[name])
+        return bound
 
     def prompt(self) -> Prompt:
         body = self._body
@@ -89,8 +92,8 @@ class _Paid(SpeaksOpenAi):
         return prompt_of_input(body.get("prompt"), body.get("suffix"), body.get("input"))
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
-        body: dict[str, Any] = {name: value for name, value in self._body.items() if name != "metadata"}
-        body["model"] = model
+        body = {**self._body, "model": model}
+        body.pop("metadata", None)
         if self.writes:
             body[self._cap] = output_cap
         if self.stream:
@@ -115,7 +118,7 @@ class OpenAi:
         kinds: Any = (list,) if self._prompt == "messages" else (str, list)
         if not isinstance(given, kinds) or not given:
             raise InvalidField(f"{self._prompt} is missing, empty or of the wrong type", field=self._prompt)
-        if self._prompt == "messages" and not all(_is_message(message) for message in given):
+        if self._prompt == "messages" and not all(map(_is_message, given)):
             raise InvalidField("messages must be objects with a role", field="messages")
         return _Paid(body, self.path, writes=self._writes)
 

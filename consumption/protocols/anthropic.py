@@ -208,6 +208,5 @@ class MessageReader:
 
 def framed(name: str, data: bytes) -> bytes:
     """A server-sent event with its name, as Anthropic's clients want it. JSON's line breaks are only spaces."""
-    if b"\n" in data or b"\r" in data:
-        data = data.replace(b"\r", b" ").replace(b"\n", b" ")
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+    line = data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"event: " + name.encode() + b"\ndata: " + line + b"\n\n"

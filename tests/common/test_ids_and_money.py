@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import clock
-from common.ids import is_uuid7, milliseconds_of, moment_of, uuid7
+from common.ids import is_uuid7, milliseconds_of, moment_of, text, uuid7
 from common.money import plain, presented
 
 
@@ -23,6 +23,11 @@ def test_an_id_carries_its_moment() -> None:
 @given(st.integers(0, 2**48 - 1))
 def test_every_millisecond_comes_back(at: int) -> None:
     assert milliseconds_of(uuid7(at)) == at
+
+
+@given(st.uuids())
+def test_an_id_as_text_is_what_everybody_writes(id_: uuid.UUID) -> None:
+    assert text(id_) == str(id_)
 
 
 def test_ids_of_one_millisecond_differ() -> None:

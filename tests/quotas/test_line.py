@@ -115,3 +115,34 @@ async def test_nobody_gets_through_before_the_connection_is_set_up(own_valkey: V
     assert await line.wait_open(5)
     assert await line.call(("GET", "ready")) == b"1"
     await line.stop()
+
+
+async def test_what_is_no_answer_of_a_server_ends_its_connection() -> None:
+    served = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        served += 1
+        commands, echo = hiredis.Reader(), b"no answer\r\n" if served == 1 else b"$2\r\nok\r\n"
+        while data := await reader.read(65536):
+            commands.feed(data)
+            while (command := commands.gets()) is not False:
+                writer.write(echo if command[0] == b"ECHO" else b"+OK\r\n")
+        writer.close()
+
+    async def on_connect(line: Line) -> None:
+        pass
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    line = Line(f"redis://127.0.0.1:{port}", on_connect=on_connect)
+    await line.start()
+    try:
+        assert await line.wait_open(5)
+        with pytest.raises(OutcomeUnknown):
+            await line.call(("ECHO", "x"), timeout=5)
+        assert await line.wait_open(5)
+        assert await line.call(("ECHO", "x"), timeout=5) == b"ok"
+    finally:
+        await line.stop()
+        server.close()
