@@ -114,6 +114,8 @@ class Valkey:
         match command[0]:
             case b"GET":
                 return _bulk(b"1:" + LIFE)
+            case b"MGET":  # of a shard: its epoch, and two that are not there
+                return b"*3\r\n" + _bulk(b"1:" + LIFE) + b"$-1\r\n" * 2
             case b"INFO":
                 return _bulk(b"run_id:" + LIFE + b"\naof_enabled:1\nmaxmemory_policy:noeviction")
             case b"CONFIG":
