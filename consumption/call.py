@@ -32,12 +32,13 @@ class Call:
 
     ``key``: the presented API key, or None; ``address``: the client's; ``service_id``: from the path, where the
     dialect has it there; ``idempotency_key``: as it came, None where there is none. ``id`` is ``request_id`` as text.
-    ``rate``: its bucket of requests, once limits were asked.
+    ``rate``: its bucket of requests, once limits were asked. ``betas``: what the caller wants of Anthropic's protocol
+    before it is everybody's, as it came.
     """
 
     __slots__ = (
-        "_lap_began", "address", "body", "dialect", "id", "idempotency_key", "key", "rate", "request_id", "service_id",
-        "started",
+        "_lap_began", "address", "betas", "body", "dialect", "id", "idempotency_key", "key", "rate", "request_id",
+        "service_id", "started",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,7 @@ class Call:
         service_id: str = "",
         body: bytes = b"",
         idempotency_key: str | None = None,
+        betas: str = "",
     ) -> None:
         self.dialect = dialect
         self.key = key
@@ -55,6 +57,7 @@ class Call:
         self.service_id = service_id
         self.body = body
         self.idempotency_key = idempotency_key
+        self.betas = betas
         self.rate: Rate | None = None
         self.request_id: uuid.UUID = uuid7()
         self.id = text(self.request_id)

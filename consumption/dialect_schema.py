@@ -10,6 +10,7 @@ from typing import Any
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 
 from common.problem_schema import meaning_of
+from consumption.dialects.anthropic import BETAS, MOST_BETAS
 from consumption.dialects.base import MOST_CHOICES, MOST_OUTPUT_TOKENS
 
 Schema = dict[str, Any]
@@ -24,6 +25,12 @@ IDEMPOTENCY_KEY = OpenApiParameter(
     "`idempotency_in_flight` while that is running; 409 `idempotency_outcome_only` where it is over and the answer is "
     "not kept (too large, or lost); 422 `idempotency_key_reused` where the path or the body is another. The key is "
     "free again where the call was refused or the upstream certainly did nothing.",
+)
+ANTHROPIC_BETA = OpenApiParameter(
+    "Anthropic-Beta",
+    {"type": "string", "maxLength": MOST_BETAS, "pattern": f"^{BETAS.pattern}$"},
+    OpenApiParameter.HEADER,
+    description="Betas by name, told to an upstream of the same protocol and to no other.",
 )
 
 
@@ -123,12 +130,14 @@ def _list_of(member: str) -> Schema:
     }
 
 
-def _paid(operation_id: str, summary: str, body: Schema, answers: dict[Any, Any]) -> Callable[[Any], Any]:
+def _paid(
+    operation_id: str, summary: str, body: Schema, answers: dict[Any, Any], *more: OpenApiParameter
+) -> Callable[[Any], Any]:
     return extend_schema(
         operation_id=operation_id,
         summary=summary,
         request={"application/json": body},
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY, *more],
         responses=answers,
         auth=_KEY,
         tags=["consumption"],
@@ -169,6 +178,7 @@ PAID: dict[str, Callable[[Any], Any]] = {
             system={"type": ["string", "array", "null"]},
         ),
         _answers(_list_of("content"), _ANTHROPIC_ERROR, streams=True),
+        ANTHROPIC_BETA,
     ),
 }
 

@@ -59,7 +59,9 @@ class Idempotency:
         text = call.idempotency_key or ""
         if not _KEY.fullmatch(text):
             raise Malformed("The Idempotency-Key must be 1 to 255 visible ASCII characters")
-        request = (call.dialect.name.encode(), call.service_id.encode(), call.body)
+        request = [call.dialect.name.encode(), call.service_id.encode(), call.body]
+        if call.betas:
+            request.append(call.betas.encode())
         return IdempotentCall(self, call, claims.Key.of(consumer_id, text, *request))
 
     async def ask(self, question: Callable[[], Result]) -> Result:

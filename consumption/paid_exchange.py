@@ -138,11 +138,12 @@ class PaidExchange:
         idempotency_key = None
         if b"idempotency-key" in headers:
             idempotency_key = ",".join(self._values(b"idempotency-key"))
+        betas = ",".join(self._values(b"anthropic-beta")) if b"anthropic-beta" in headers else ""
         service_id = ""
         if self._dialect is MARKETPLACE:
             service_id = self._path[len(CONSUME) :].rstrip(b"/").decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Call(self._dialect, key, self._client(), service_id, body, idempotency_key)
+        return Call(self._dialect, key, self._client(), service_id, body, idempotency_key, betas)
 
     def _values(self, wanted: bytes) -> list[str]:
         return [value.decode("latin-1") for name, value in self._headers if name == wanted]

@@ -123,9 +123,10 @@ class Upstream:
                 raise late
             seconds = min(patience.connect, remaining)
             connection = await self._pool.connect(endpoint.base_url, seconds=seconds)
-        request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+        request = b"%b%b\r\n%bcontent-length: %d\r\n\r\n%b" % (
             head,
             outbound.request_id.encode(),
+            exchange.headers,
             len(body),
             body,
         )

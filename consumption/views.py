@@ -160,6 +160,7 @@ async def _paid(request: Request, call: Call) -> HttpResponseBase:
     try:
         call.body = request._request.body
         call.idempotency_key = request.headers.get("Idempotency-Key")
+        call.betas = request.headers.get("Anthropic-Beta", "")
     except RequestDataTooBig:
         return _response(refusal(call, TooLarge()))
     answer = await running.gateway.answer(call)

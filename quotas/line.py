@@ -199,7 +199,7 @@ class Line:
 
     def _flush(self) -> None:
         data, self._out = b"".join(self._out), []
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     async def _keep_connected(self) -> None:

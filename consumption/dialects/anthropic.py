@@ -43,6 +43,9 @@ _TYPES = {
 _CALLERS_TOOL = re.compile(r"custom|(bash|text_editor|computer|memory)_\d{8}")
 #: What makes the upstream run something by itself.
 _RUN_UPSTREAM = ("mcp_servers", "container")
+#: Names of betas by comma, and how long they may be together.
+BETAS = re.compile(r"[A-Za-z0-9._-]+( *, *[A-Za-z0-9._-]+)*")
+MOST_BETAS = 1_000
 _MEASURED_APART = frozenset({"model", "max_tokens", "stream", "messages", "system", "tools", "metadata"})
 
 
@@ -53,7 +56,9 @@ class _Paid(SpeaksAnthropic):
     writes = True
     choices = 1
 
-    def __init__(self, body: dict[str, Any]) -> None:
+    def __init__(self, body: dict[str, Any], betas: str) -> None:
+        if betas:
+            self.headers = _beta_header(betas)
         self.service: str = typed(body, "model", str, required=True)
         self.max_tokens: int = typed(body, "max_tokens", int, required=True)
         self.stream = bool(typed(body, "stream", bool))
@@ -83,6 +88,12 @@ class _Paid(SpeaksAnthropic):
             # The rest of it is for this side: classification, labels.
             body["metadata"] = {name: self.metadata[name] for name in ("user_id",) if name in self.metadata}
         return _encode(body)
+
+
+def _beta_header(betas: str) -> bytes:
+    if len(betas) > MOST_BETAS or not BETAS.fullmatch(betas):
+        raise InvalidField("anthropic-beta must name betas, by comma", field="anthropic-beta")
+    return b"anthropic-beta: " + betas.encode() + b"\r\n"
 
 
 def _check_messages(body: dict[str, Any]) -> None:
@@ -144,7 +155,7 @@ class Anthropic:
     request_id_header: str | None = "request-id"
 
     def parse(self, call: Call, *, most_bytes: int) -> _Paid:
-        return _Paid(read_object(call.body, most_bytes=most_bytes))
+        return _Paid(read_object(call.body, most_bytes=most_bytes), call.betas)
 
     def success(self, call: Call, terms: Terms, lease: Lease, reply: Reply, cost: Decimal) -> Answer:
         return Answer(200, [("content-type", "application/json"), ("x-cost", plain(cost))], reply.raw)

@@ -132,6 +132,7 @@ class SpeaksAnthropic:
     __slots__ = ()
 
     protocol = "anthropic"
+    headers = b""
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:
         return reply_of(read_message(body), bounds, body)

@@ -30,10 +30,12 @@ class StreamReader(Protocol):
 class Exchange(Protocol):
     """How one request goes to an upstream of one protocol and comes back in its caller's.
 
-    ``path``: appended to the upstream's base URL.
+    ``path``: appended to the upstream's base URL. ``headers``: lines that this request sends along besides what every
+    request of the protocol does, each with its end.
     """
 
     path: str
+    headers: bytes
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         """What is posted. ``model``: as the upstream knows it; ``output_cap``: tokens for each choice.

@@ -42,6 +42,8 @@ class ChatOverAnthropic:
 
     __slots__ = ("_body", "path")
 
+    headers = b""
+
     def __init__(self, request: PaidRequest) -> None:
         if request.path != "/chat/completions":
             raise NotSupported("The service answers chats alone", field="model")

@@ -91,6 +91,8 @@ class MessagesOverOpenAi:
 
     __slots__ = ("_body", "path")
 
+    headers = b""
+
     def __init__(self, request: PaidRequest) -> None:
         self.path = "/chat/completions"
         self._body = chat_of(request.upstream_body(model="", output_cap=1))

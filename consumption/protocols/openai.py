@@ -12,6 +12,7 @@ class SpeaksOpenAi:
     __slots__ = ()
 
     protocol = "openai"
+    headers = b""
 
     def reply(self, body: bytes, bounds: Bounds) -> Reply:
         return read_reply(body, bounds)

@@ -56,6 +56,16 @@ def messages_stream(*more: bytes) -> bytes:
     return head_of_stream() + begun + b"".join(b"data: " + event + b"\n\n" for event in more)
 
 
+def message() -> bytes:
+    """A whole answer in Anthropic's protocol."""
+    document = {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+        "stop_sequence": None, "content": [{"type": "text", "text": "one"}],
+        "usage": {"input_tokens": 9, "output_tokens": 1},
+    }  # fmt: skip
+    return json.dumps(document).encode()
+
+
 def reset(connection: Connection) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -159,6 +169,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "busy": sends(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "fails": sends(b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
+    "message": sends(ok(message())),
     "works": sends(ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
     "later": sends(
         b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"

@@ -208,6 +208,23 @@ def test_what_came_from_the_cache_is_counted_beside_the_input_and_once_in_the_le
     assert over_anthropic.row(request_id).usage["cached_tokens"] == 4
 
 
+def test_betas_reach_an_upstream_of_the_same_protocol(gateway: GatewayProcess, stack: Stack) -> None:
+    with hostile.hostile_upstream() as upstream:
+        url = f"http://127.0.0.1:{upstream.server_address[1]}/message"
+        setting = Setting(gateway, stack, "anthropic", base_url=url)
+        asked: Any = {"model": setting.name, "max_tokens": 9, "messages": QUESTION}
+        betas: list[Any] = ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]
+        setting.client.beta.messages.create(**asked, betas=betas)
+        assert f"\nanthropic-beta: {','.join(betas)}\r\n" in upstream.heads["message"]
+        setting.create()
+        assert "anthropic-beta" not in upstream.heads["message"]
+        for wrong in ("a b", "a,,b", "a" * 1001):
+            with pytest.raises(anthropic.UnprocessableEntityError) as refused:
+                setting.create(extra_headers={"anthropic-beta": wrong})
+            assert refused.value.body["error"]["details"]["field"] == "anthropic-beta"  # type: ignore[index]
+        assert upstream.calls == ["message", "message"]
+
+
 def test_what_both_sides_speak_is_passed_on_as_the_upstream_wrote_it(over_anthropic: Setting) -> None:
     body = {"model": over_anthropic.name, "max_tokens": 9, "messages": QUESTION, "some_field": [1]}
     url = f"{over_anthropic.gateway.url}/v1/messages"
