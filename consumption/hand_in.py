@@ -30,6 +30,8 @@ LOOK_SECONDS = 1.0
 #: The same while one of them is not live, and for a while after: shards are opened a few at a time.
 OPENING_SECONDS = 0.05
 WARY_SECONDS = 2.0
+#: How often calls that are being settled are looked at, until each is in the journal or in the spool.
+SETTLING_SECONDS = 0.005
 #: How long a gateway that stops waits for the drain to pass what it settled.
 STOP_SECONDS = 2.0
 
@@ -101,7 +103,9 @@ class HandIn:
             lambda shard: self._admission.hand_in(shard, opening[shard], by_shard[shard], all_done=False),
         )
         # Whoever ends from here on is settled with its lease, once the shard is live.
-        await self._settlement.settled(opening)
+        settling = self._settlement.settling(opening)
+        while settling := {id_ for id_ in settling if self._settlement.is_open(id_)}:  # noqa: ASYNC110
+            await asyncio.sleep(SETTLING_SECONDS)  # an event would cost every call
         failed |= await self._spool.append_all(self._admission, opening, but=running)
         failed |= await self._retained.hand_in(opening, self._admission.append)
         done = opening.keys() - failed

@@ -131,11 +131,9 @@ class Settlement:
             if task is not None and id_ not in self._local.calls
         }
 
-    async def settled(self, of: Collection[int]) -> None:
-        """Wait until no call of these shards is being settled that is now: it is in the journal or in the spool."""
-        waiting = {id_ for id_, (_, lease, task) in self._open.items() if task is None and lease.shard in of}
-        while waiting & self._open.keys():  # noqa: ASYNC110 - an event would cost every call
-            await asyncio.sleep(0.005)
+    def settling(self, of: Collection[int]) -> set[uuid.UUID]:
+        """The calls of these shards that are being settled."""
+        return {id_ for id_, (_, lease, task) in self._open.items() if task is None and lease.shard in of}
 
     def is_open(self, request_id: uuid.UUID) -> bool:
         """Whether a call was let in and is not settled yet."""
