@@ -29,6 +29,8 @@ Argument = str | bytes | int | float
 
 #: Turns of the event loop from bytes in the socket to an answer: the socket, and one for whatever lies before it.
 READING_TURNS = 2
+#: How many sweeps go on once nothing is waited for.
+SWEEPS_AFTERWARDS = 10
 #: So many calls in a row that heard nothing, and nobody waits for the server any more until it is heard again.
 MOST_MISSED = 5
 
@@ -126,6 +128,8 @@ class Line:
         self._loop: asyncio.AbstractEventLoop
         self._tasks: list[asyncio.Task[None]] = []
         self._connected = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._resting = False
         self.by_shard = [self] * SHARDS
         #: What ``on_connect`` learnt of the server: its ``run_id``, by how much its clock is ahead, and what in its
         #: settings could lose usage.
@@ -191,6 +195,8 @@ class Line:
         self._waiting.append(Waiting(future, deadline, on_late))
         if not self._out:
             loop.call_soon(self._flush)
+            if self._resting:
+                self._asked.set()
         if isinstance(command, bytes):
             self._out.append(command)
         else:
@@ -273,8 +279,13 @@ class Line:
     async def _expire(self) -> None:
         """One sweep every 10 ms instead of a timer a call; the connection is given up after 5 s of silence."""
         loop = asyncio.get_running_loop()
+        swept = 0
         while True:
             await asyncio.sleep(0.01)
+            swept = 0 if self._waiting else swept + 1
+            if swept > SWEEPS_AFTERWARDS:
+                await self._rest()
+                swept = 0
             now = loop.time()
             late = self._late(now)
             if late:
@@ -290,6 +301,15 @@ class Line:
                 self._shut()
             if self._waiting and self._waiting[0].deadline + 5 < now and self._transport is not None:
                 self._transport.abort()
+
+    async def _rest(self) -> None:
+        """Until something is asked: a process that nobody calls has nothing to wake up for."""
+        self._resting = True
+        try:
+            await self._asked.wait()
+        finally:
+            self._resting = False
+            self._asked.clear()
 
     def _late(self, now: float) -> list[Waiting]:
         return [each for each in self._waiting if each.deadline <= now and not each.future.done()]
