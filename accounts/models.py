@@ -28,7 +28,7 @@ class User(AbstractUser):
 
     def _get_session_auth_hash(self, secret: str | None = None) -> str:
         """What a session of now has to know; Django compares it on every request."""
-        return f"{super()._get_session_auth_hash(secret=secret)}.{self.session_round}"  # type: ignore[misc]
+        return f"{super()._get_session_auth_hash(secret=secret)}.{self.session_round}"  # type: ignore[misc]  # not in the stubs
 
 
 class Consumer(models.Model):

@@ -21,25 +21,25 @@ from typing import Any
 
 sys.path[0] = os.getcwd()  # the checkout that is measured, not the one that this file is in
 
-import django  # noqa: E402
+import django
 
 django.setup()
 
-import hiredis  # noqa: E402
-import uvloop  # noqa: E402
-from uvicorn import Config  # noqa: E402
-from uvicorn.server import ServerState  # noqa: E402
+import hiredis
+import uvloop
+from uvicorn import Config
+from uvicorn.server import ServerState
 
-from bench.calls import target  # noqa: E402
-from bench.nginx import ANSWER  # noqa: E402
-from catalog.limits import Limits  # noqa: E402
-from catalog.pricing import Price  # noqa: E402
-from catalog.snapshot import Endpoint, Offer, PricedVersion, Snapshot  # noqa: E402
-from consumption import runtime  # noqa: E402
-from consumption.lane import LaneProtocol  # noqa: E402
-from keys import format as key_format  # noqa: E402
-from keys.grants import Grant, KeyLimits, StoredKey  # noqa: E402
-from quotas import commands  # noqa: E402
+from bench.calls import target
+from bench.nginx import ANSWER
+from catalog.limits import Limits
+from catalog.pricing import Price
+from catalog.snapshot import Endpoint, Offer, PricedVersion, Snapshot
+from consumption import runtime
+from consumption.lane import LaneProtocol
+from keys import format as key_format
+from keys.grants import Grant, KeyLimits, StoredKey
+from quotas import commands
 
 CONNECTIONS = 64
 UPSTREAM_PORT, VALKEY_PORT = 8, 9  # nobody is ever connected to

@@ -104,8 +104,9 @@ class HandIn:
         )
         # Whoever ends from here on is settled with its lease, once the shard is live.
         settling = self._settlement.settling(opening)
-        while settling := {id_ for id_ in settling if self._settlement.is_open(id_)}:  # noqa: ASYNC110
-            await asyncio.sleep(SETTLING_SECONDS)  # an event would cost every call
+        # An event would cost every call.
+        while settling := {id_ for id_ in settling if self._settlement.is_open(id_)}:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(SETTLING_SECONDS)
         failed |= await self._spool.append_all(self._admission, opening, but=running)
         failed |= await self._retained.hand_in(opening, self._admission.append)
         done = opening.keys() - failed

