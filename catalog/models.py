@@ -1,7 +1,6 @@
 """What is for sale: services, where they are, their effective-dated prices, the tiers, who is entitled to what."""
 
 import datetime as dt
-import math
 import uuid
 from typing import Any
 
@@ -15,36 +14,20 @@ from accounts.models import Consumer
 from catalog.credentials import ForAnotherOrigin, open_for, seal_for, validate_credential
 from catalog.endpoints import validate_endpoint
 from catalog.limits import LimitFields, Limits, Override
-from catalog.pricing_shapes import currency_of, parse_pricing
+from catalog.price_versions import PriceVersion
+from catalog.pricing_shapes import currency_of
+from catalog.validators import validate_pricing, validate_sla
 from common import clock
 from common.sealing import Unsealable
+
+#: Migrations look for the validators here.
+__all__ = [
+    "MOST_SECONDS", "Endpoint", "Entitlement", "PriceVersion", "Service", "Tier", "validate_pricing", "validate_sla",
+]  # fmt: skip
 
 #: No silence of a call is waited for longer than an hour.
 MOST_SECONDS = 3600
 _SECONDS = (MinValueValidator(1), MaxValueValidator(MOST_SECONDS))
-
-
-def validate_pricing(value: Any) -> None:
-    """Raises ``ValidationError`` unless ``value`` has one of the contract's pricing shapes."""
-    try:
-        parse_pricing(value)
-    except ValueError as error:
-        raise ValidationError(str(error)) from error
-
-
-def validate_sla(value: Any) -> None:
-    """Raises ``ValidationError`` unless ``value`` holds only known objectives, each a number in its range."""
-    if not isinstance(value, dict):
-        raise ValidationError("sla must be an object")
-    for name, objective in value.items():
-        if name not in {"latency_p95_ms", "error_rate", "uptime"}:
-            raise ValidationError("sla knows latency_p95_ms, error_rate and uptime")
-        if isinstance(objective, bool) or not isinstance(objective, int | float):
-            raise ValidationError(f"{name} must be a number")
-        if not 0 <= objective < math.inf:
-            raise ValidationError(f"{name} must not be negative")
-        if name != "latency_p95_ms" and objective > 1:
-            raise ValidationError(f"{name} is a ratio between 0 and 1")
 
 
 class Tier(LimitFields):
@@ -260,7 +243,7 @@ class Service(models.Model):
     @transaction.atomic
     def publish_price(
         self, pricing: dict[str, Any], effective_from: dt.datetime | None = None, *, actor: str = ""
-    ) -> "PriceVersion":
+    ) -> PriceVersion:
         """Make ``pricing`` valid from a moment on: now, where none is given. Earlier versions stay as they were.
 
         Where prices have to be approved it waits until somebody other than ``actor`` does so.
@@ -370,58 +353,6 @@ class Endpoint(models.Model):
             return service is not None and currency_of(self.cost_pricing) != currency_of(service.pricing)
         except ValueError:
             return False  # told of by the field itself
-
-
-class PriceVersionQuerySet(models.QuerySet["PriceVersion"]):
-    def approved(self) -> "PriceVersionQuerySet":
-        """Those that hold, or will."""
-        return self.filter(approved_at__isnull=False)
-
-    def waiting(self) -> "PriceVersionQuerySet":
-        """Those that nobody has approved yet."""
-        return self.filter(approved_at=None)
-
-
-class PriceVersion(models.Model):
-    """A price and the moment it starts to hold.
-
-    It is changed once, by being approved, and then never again, nor removed: the database refuses it.
-    ``effective_from`` is empty where it is to hold from its approval on.
-    """
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="price_versions")
-    pricing = models.JSONField(validators=[validate_pricing])
-    effective_from = models.DateTimeField(null=True, blank=True, default=clock.now)
-    created_at = models.DateTimeField(auto_now_add=True)
-    proposed_by = models.CharField(max_length=150, blank=True, default="", db_default="")
-    approved_by = models.CharField(max_length=150, blank=True, default="", db_default="")
-    approved_at = models.DateTimeField(null=True, blank=True)
-
-    objects = PriceVersionQuerySet.as_manager()
-
-    class Meta:
-        db_table = "price_versions"
-        ordering = ("service", "-effective_from")
-        permissions = (("approve_priceversion", "Can approve and refuse prices of others"),)
-        constraints = (
-            models.UniqueConstraint(fields=("service", "effective_from"), name="one_price_at_a_time"),
-            models.CheckConstraint(
-                condition=models.Q(approved_at=None) | models.Q(effective_from__isnull=False),
-                name="approved_price_has_a_time",
-            ),
-        )
-
-    def __str__(self) -> str:
-        since = f"{self.effective_from:%Y-%m-%d %H:%M:%S}" if self.effective_from else "its approval"
-        return f"{self.service} from {since}"
-
-    @property
-    def begins(self) -> dt.datetime:
-        """When it starts to hold, or did. Raises ``ValueError`` for one that holds from its approval, and waits."""
-        if self.effective_from is None:
-            raise ValueError("it has not been approved")
-        return self.effective_from
 
 
 class Entitlement(LimitFields):

@@ -12,10 +12,11 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
 from catalog.admin import PriceVersionAdmin
-from catalog.models import PriceVersion, validate_pricing
+from catalog.models import PriceVersion
 from catalog.pricing_shapes import parse_pricing
 from catalog.pricing_words import in_words
 from catalog.publishing import PricingDecoder
+from catalog.validators import validate_pricing
 from common import clock
 from finance.price_previews import preview
 
