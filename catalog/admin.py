@@ -12,7 +12,8 @@ from audit.audited_admin import AuditedAdmin, ReadOnlyAdmin, actor_of
 from audit.trail import address_of
 from catalog.credentials import validate_credential
 from catalog.errors import NotASecondPerson
-from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier, validate_pricing
+from catalog.models import Endpoint, Entitlement, PriceVersion, Service, Tier
+from catalog.price_page import PricePage
 from catalog.pricing import PARTS
 from catalog.pricing_words import in_words
 from catalog.publishing import (
@@ -22,6 +23,7 @@ from catalog.publishing import (
     publish_service,
     refuse_price,
 )
+from catalog.validators import validate_pricing
 from common.sealing import Unsealable
 
 PRICING_HELP = (
@@ -208,7 +210,7 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg] # generic in the s
 
 
 @admin.register(Service)
-class ServiceAdmin(AuditedAdmin):
+class ServiceAdmin(PricePage, AuditedAdmin):
     form = ServiceForm
     list_display = ("name", "version", "status", "price", "objectives", "region", "clearance")
     list_filter = ("status", "testing", "region", "clearance")
