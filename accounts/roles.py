@@ -48,7 +48,7 @@ ROLES: dict[str, Q | None] = {
     "approver": _in(MARKETPLACE, "view")
     | _of("catalog.service", "change")
     | _of("catalog.priceversion", "approve"),
-    "finance": _in(FINANCE, "view", "export")
+    "finance": _in(FINANCE, "view")
     | FINANCE_ALONE
     | _of("accounts.consumer", "view")
     | _of("accounts.consumerbudget", "view"),

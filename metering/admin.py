@@ -1,17 +1,14 @@
 """The ledger and what belongs to it, to look at. Only dead letters can be acted upon: by sending them again."""
 
-import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import ShowFacets
-from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from redis import RedisError
 
 from audit import trail
@@ -19,7 +16,7 @@ from audit.audited_admin import ReadOnlyAdmin, actor_of
 from audit.noted_action import ask_for_note, note_of
 from common.money import plain
 from common.paginators import BoundedPaginator
-from metering import archived, dead_letters, explorer_page, export
+from metering import archived, dead_letters, explorer_page
 from metering.consumers import consumers_meant, uuid_of
 from metering.correction_admin import CorrectionPages
 from metering.models import (
@@ -67,24 +64,6 @@ class ConsumerFilter(admin.SimpleListFilter):
         return queryset.filter(consumer_id__in=consumers_meant(text)) if text else queryset
 
 
-class ExportForm(forms.Form):
-    """A range of UTC days, both included."""
-
-    start = forms.DateField(label="From", widget=forms.DateInput(attrs={"type": "date"}))
-    end = forms.DateField(label="To", widget=forms.DateInput(attrs={"type": "date"}))
-
-    def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = super().clean() or {}
-        start, end = cleaned.get("start"), cleaned.get("end")
-        if start and end and end < start:
-            raise forms.ValidationError("The range ends before it begins.")
-        if end and end >= dt.date.max:
-            raise forms.ValidationError("The range ends too late.")
-        if start and end and (away := export.months_away(start, end)):
-            raise forms.ValidationError(archived.sentence(away))
-        return cleaned
-
-
 @admin.register(UsageRecord)
 class UsageRecordAdmin(CorrectionPages, ReadOnly):
     list_display = (
@@ -120,55 +99,12 @@ class UsageRecordAdmin(CorrectionPages, ReadOnly):
     def price(self, record: UsageRecord) -> str:
         return f"{plain(record.cost_amount)} {record.currency}"
 
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_view_permission(request, obj) or export.may_export(request.user)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return super().has_module_permission(request) or export.may_export(request.user)
-
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        shown = {"may_export": export.may_export(request.user), **(extra_context or {})}
         if away := archived.months_away():
             self.message_user(request, archived.sentence(away), messages.WARNING)
-        return super().changelist_view(request, shown)
-
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.export_view)
-        return [path("export/", view, name="metering_usagerecord_export"), *super().get_urls()]
-
-    def export_view(self, request: HttpRequest) -> HttpResponseBase:
-        """The form, and with both days given the CSV itself."""
-        if not export.may_export(request.user):
-            raise PermissionDenied
-        form = ExportForm(request.GET or None)
-        if form.is_valid():
-            return _csv(request, form.cleaned_data["start"], form.cleaned_data["end"])
-        context = {
-            **self.admin_site.each_context(request),
-            "form": form,
-            "title": "Export usage",
-            "opts": self.opts,
-            "action": reverse("admin:metering_usagerecord_export"),
-        }
-        status = 400 if form.is_bound else 200
-        return TemplateResponse(request, "metering/export_form.html", context, status=status)
-
-
-def _csv(request: HttpRequest, first: dt.date, last: dt.date) -> StreamingHttpResponse:
-    trail.record(
-        actor=request.user.get_username(),
-        action="usage.exported",
-        target_type="usage_records",
-        target_id=f"{first}..{last}",
-        address=request.META.get("REMOTE_ADDR") or None,
-    )
-    response = StreamingHttpResponse(
-        export.csv_lines(first=first, last=last), content_type="text/csv; charset=utf-8"
-    )
-    response["Content-Disposition"] = f'attachment; filename="usage_{first}_{last}.csv"'
-    return response
+        return super().changelist_view(request, extra_context)
 
 
 @admin.register(UsageRollup)

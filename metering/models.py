@@ -91,7 +91,6 @@ class UsageRecord(models.Model):
 
     class Meta:
         db_table = "usage_records"
-        permissions = (("export_usagerecord", "Can export usage records"),)
         ordering = ("-timestamp",)
         indexes = (
             models.Index(fields=("service", "-timestamp"), name="idx_usage_service_timestamp"),

@@ -27,6 +27,14 @@ def job(committed: None) -> ExportJob:
     return done()[0]
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize(("role", "is_offered"), [("finance", True), ("admin", False), ("viewer", False)])
+def test_the_list_of_usage_leads_finance_to_an_export(role: str, is_offered: bool) -> None:
+    page = console(operator(role)).get("/admin/metering/usagerecord/")
+    assert page.status_code == 200
+    assert (f'href="{LIST}add/"' in page.content.decode()) is is_offered
+
+
 def links(client: Client, job: ExportJob) -> dict[str, str]:
     context: Any = client.get(f"{LIST}{job.id}/change/").context
     return {part: context[f"{part}_url"] for part in ("file", "manifest") if f"{part}_url" in context}
