@@ -17,7 +17,7 @@ django = get_asgi_application()
 from django.conf import settings  # noqa: E402 - Django must be set up before the apps are imported
 
 from common import own_secrets  # noqa: E402
-from consumption import metrics, runtime  # noqa: E402
+from consumption import exposition, metrics, runtime  # noqa: E402
 from consumption.transport import is_paid  # noqa: E402
 from keys.in_urls import holds_key  # noqa: E402
 
@@ -44,11 +44,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await receive()
     try:
         await runtime.start()
+        await exposition.start(settings.WORKERS_DIR)
     except OSError as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         return
     await send({"type": "lifespan.startup.complete"})
     await receive()
+    await exposition.stop()
     await runtime.stop()
     await send({"type": "lifespan.shutdown.complete"})
 

@@ -5,6 +5,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -32,6 +33,13 @@ def main() -> None:
     options = parser.parse_args()
     # uvicorn stops in peace and then sends itself the signal once more: an end like any other, with exit code 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
+        if options.workers > 1:
+            os.environ["WORKERS_DIR"] = folder
+        serve(options)
+
+
+def serve(options: argparse.Namespace) -> None:
     uvicorn.run(
         "config.asgi:application",
         host=options.host,

@@ -240,6 +240,8 @@ DEFAULT_FROM_EMAIL = env("DEFAULT_FROM_EMAIL", "marketplace@localhost")
 
 #: Where a gateway keeps settled records that Valkey has not confirmed. Must outlive the process.
 SPOOL_DIR = Path(env("SPOOL_DIR", str(VAR_DIR / "spool")))
+#: Where processes that share a gateway's port ask each other for their metrics. Set by ``config.gateway --workers``.
+WORKERS_DIR = env("WORKERS_DIR")
 #: Where the worker writes down the head of the audit chain. Must outlive the process, and is worth a backup of its own.
 AUDIT_ANCHOR_FILE = Path(env("AUDIT_ANCHOR_FILE", str(VAR_DIR / "audit-anchors")))
 #: Where exported files are kept until they expire. Workers write it and the console reads it, so it is one volume.

@@ -6,19 +6,18 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from adrf.views import APIView
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from common.errors import NotFound, TooLarge, Unavailable
 from common.problem_schema import problems
-from consumption import dialect_schema, gauges, metrics, runtime
+from consumption import dialect_schema, exposition, runtime
 from consumption.answers import Headers, refusal
 from consumption.call import Call
 from consumption.dialect_schema import IDEMPOTENCY_KEY
@@ -135,10 +134,7 @@ class MetricsView(OpenView):
     async def get(self, request: Request) -> HttpResponse:
         if not _is_internal(address_of(request)):
             raise NotFound()
-        if (running := runtime.current()) is not None:
-            await gauges.observe(running)
-        await sync_to_async(gauges.observe_database)()
-        return HttpResponse(generate_latest(metrics.REGISTRY), content_type=CONTENT_TYPE_LATEST)
+        return HttpResponse(await exposition.text(), content_type=CONTENT_TYPE_LATEST)
 
 
 def _is_internal(address: str) -> bool:

@@ -108,8 +108,8 @@ def granian(interface: str, port: int, target: str, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-def gateway_command(port: int, *, drain_seconds: int = 15) -> list[str]:
-    options = ["--port", str(port), "--drain-seconds", str(drain_seconds)]
+def gateway_command(port: int, *, drain_seconds: int = 15, workers: int = 1) -> list[str]:
+    options = ["--port", str(port), "--drain-seconds", str(drain_seconds), "--workers", str(workers)]
     return [sys.executable, "-m", "config.gateway", *options]
 
 

@@ -104,14 +104,20 @@ class Stack:
             process.send_signal(signal.SIGCONT)
 
     def start_gateway(
-        self, *, port: int = 0, lane: bool = True, drain_seconds: int = 15, **environment: str
+        self,
+        *,
+        port: int = 0,
+        lane: bool = True,
+        drain_seconds: int = 15,
+        workers: int = 1,
+        **environment: str,
     ) -> "GatewayProcess":
         port = port or free_port()
         url = f"http://127.0.0.1:{port}"
         name = f"gateway-{port}"
         child = self.start_child(
             name,
-            gateway_command(port, drain_seconds=drain_seconds),
+            gateway_command(port, drain_seconds=drain_seconds, workers=workers),
             ready_url=f"{url}/health/ready",
             PROCESS="gateway",
             LANE="on" if lane else "off",
