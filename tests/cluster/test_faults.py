@@ -115,6 +115,31 @@ def test_what_all_masters_lose_under_load_gateways_hand_in(market: ClusterMarket
     assert set(ShardEpoch.objects.values_list("number", "state")) == {(2, "live")}
 
 
+def test_older_files_of_every_node_are_made_up_for(market: ClusterMarket) -> None:
+    """As after a loss of power in the whole house: what came since is in the ledger, or in no file any more."""
+    nodes = market.servers.nodes
+
+    def set_back() -> None:
+        drain.send_signal(signal.SIGSTOP)
+        for node in nodes:
+            node.keep_files()
+        time.sleep(0.3)
+        for node in nodes:
+            node.kill()
+        for node in nodes:
+            node.put_back_files()
+            node.start()
+        market.servers.wait_whole()
+        drain.send_signal(signal.SIGCONT)
+        wait_for(epochs.all_live)
+
+    drain = market.start_drain()
+    opened = under_load(market, set_back)
+
+    market.assert_counted_once(opened)
+    assert min(ShardEpoch.objects.values_list("number", flat=True)) > 1
+
+
 def test_slots_that_are_moved_under_load_lose_no_call(market: ClusterMarket) -> None:
     source = market.servers.master_of(1)
     target = next(

@@ -1,6 +1,7 @@
 """A Valkey Cluster on loopback: three masters, each with a replica."""
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ class Node(Valkey):
         text = self.ask("INFO", section) if section != "cluster" else self.ask("CLUSTER", "INFO")
         lines = (line.partition(":") for line in text.decode().splitlines() if ":" in line)
         return {name: value for name, _, value in lines}
+
+    def keep_files(self) -> None:
+        """Keep a copy of what its file has now; it goes on meanwhile."""
+        shutil.copytree(self.data / "appendonlydir", self.folder / "older")
+
+    def put_back_files(self) -> None:
+        """What was kept is its file again. It must not run."""
+        shutil.rmtree(self.data / "appendonlydir")
+        (self.folder / "older").rename(self.data / "appendonlydir")
 
     @property
     def is_whole(self) -> bool:
