@@ -1,16 +1,24 @@
 """The same scripts on a Valkey Cluster as on one server."""
 
 import asyncio
+import datetime as dt
 
+import pytest
 import requests
 
+from accounts.models import ConsumerBudget
 from analytics import events, from_gateways
 from catalog.limits import Limits
+from common import clock
+from common.ids import uuid7
 from consumption.endpoint_troubles import read_troubles
 from consumption.quota_reading import quota_now
-from metering import shards
+from finance import periods, reconciliation
+from finance.models import Difference
+from metering import barrier, epochs, shards
 from metering.models import ShardEpoch, UsageRecord
-from quotas import reaper, safety
+from quotas import notices, reaper, safety, sync
+from quotas.models import BudgetNotice
 from quotas.replicated import ReplicatedLine
 from tests import factories
 from tests.cluster.market import LIMIT, ClusterMarket, Gate, gate
@@ -43,6 +51,37 @@ def test_every_shard_is_admitted_settled_and_drained(market: ClusterMarket) -> N
     assert read is not None
     assert [event for _, event in read.entries] == [b"{}"]
     assert reaper.reap_expired() == 0
+
+
+def test_a_month_closes_and_owners_are_told_of_budgets(
+    market: ClusterMarket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What looks at all shards at once finds each at its master: reconciliation, closing a month, budgets."""
+    quick = ((sync, "BETWEEN_LOOKS", 0.01), (sync, "PATIENCE", 1.0), (barrier, "PATIENCE", 1.0))
+    for module, name, seconds in quick:
+        monkeypatch.setattr(module, name, seconds)
+    now = clock.now
+    begin = clock.month_start(clock.month_of(now()))
+    if now() - begin < dt.timedelta(minutes=20):  # its first minutes are passed over
+        monkeypatch.setattr(clock, "now", lambda: now() + dt.timedelta(minutes=20))
+    moment = int(begin.timestamp() * 1000) - 1
+    calls = [(consumer, id_) for consumer in market.consumers for id_ in (uuid7(moment), uuid7())]
+    market.market.write(
+        *[market.market.entry(consumer_id=consumer.id, request_id=id_) for consumer, id_ in calls]
+    )
+    for consumer in market.consumers[:3]:
+        ConsumerBudget.objects.create(consumer=consumer, amount="0.003", currency="USD", period="month")
+    market.start_drain()
+    wait_for(epochs.all_live)
+    market.wait_until_drained()
+
+    assert reconciliation.reconcile(asked_by="anna") is not None
+    assert not Difference.objects.exists()
+    last = clock.month_of(begin - dt.timedelta(days=1))
+    assert periods.close(last, actor="anna").records == shards.SHARDS
+    notices.write()
+    told = BudgetNotice.objects.values_list("consumer_id", "threshold")
+    assert set(told) == {(consumer.id, 100) for consumer in market.consumers[:3]}
 
 
 def test_a_gateway_serves_over_it(market: ClusterMarket) -> None:
