@@ -88,8 +88,8 @@ def test_what_is_no_price_is_refused_in_a_sentence(changed: dict[str, str], why:
     form = PriceForm(BY_KIND | changed)
 
     assert not form.is_valid()
-    [[sentence]] = form.errors.values()
-    assert sentence.startswith(why)
+    [[sentence]] = form.errors.get_json_data().values()
+    assert sentence["message"].startswith(why)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_where_prices_are_approved_it_waits(client: Client, service: Service, se
     settings.PRICE_APPROVAL_REQUIRED = True
     client.post(page(service), BY_KIND | {"publish": "1"})
 
-    assert service.price_versions.waiting().get().pricing == BY_KIND_PRICE  # type: ignore[attr-defined]
+    assert service.price_versions.waiting().get().pricing == BY_KIND_PRICE
 
 
 def test_who_may_not_change_services_gets_no_page(service: Service) -> None:
