@@ -143,11 +143,15 @@ class World:
             return [pid for (pid,) in cursor.fetchall()]
 
     def end_postgres(self, number: signal.Signals) -> None:
+        """Asked to stop while it recovers from a crash, PostgreSQL 18 may never end; whoever runs it kills it then."""
         self.postgres.signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process = self.postgres._process
-            assert process is not None
+        process = self.postgres._process
+        assert process is not None
+        try:
             process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.saw("PostgreSQL that does not stop")
+            self.postgres.kill()
 
     def restart_valkey(self) -> None:
         self.valkey.kill()
