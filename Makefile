@@ -62,11 +62,13 @@ fmt: venv-dev
 bench: venv-dev
 	$(PY) -m bench
 	$(PY) -m bench.admission
+	$(PY) -m bench.drain
 
 bench-scale: venv-dev
 	$(PY) -m bench --scale
 	$(PY) -m bench.exports 10000000
 	$(PY) -m bench.rebuild 1000000
+	$(PY) -m bench.drain 200000 1000000 20000000
 
 MINUTES ?= 10
 # Of faults, a second or two each.

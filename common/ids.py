@@ -9,7 +9,9 @@ import uuid
 
 from common import clock
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=clock.UTC)
 _VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+_WHERE_VERSION_AND_VARIANT = 0xF << 76 | 0b11 << 62
 _LOW_62 = (1 << 62) - 1
 
 
@@ -35,10 +37,9 @@ def milliseconds_of(id_: uuid.UUID) -> int:
 
 def moment_of(id_: uuid.UUID) -> dt.datetime:
     """The moment, to the millisecond, at which a UUIDv7 was made."""
-    seconds, ms = divmod(milliseconds_of(id_), 1000)
-    return dt.datetime.fromtimestamp(seconds, clock.UTC).replace(microsecond=ms * 1000)
+    return _EPOCH + dt.timedelta(milliseconds=milliseconds_of(id_))
 
 
 def is_uuid7(id_: uuid.UUID) -> bool:
     """Whether the time can be read out of the id."""
-    return id_.version == 7
+    return id_.int & _WHERE_VERSION_AND_VARIANT == _VERSION_AND_VARIANT

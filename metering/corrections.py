@@ -17,7 +17,7 @@ from common.ids import moment_of, uuid7
 from common.money import ZERO, plain
 from metering import archived, journal, ledger, positions, shards
 from metering.journal import TOKEN_COUNTS
-from metering.lines import Line, owners_text
+from metering.lines import Line, owners_of
 from metering.models import UsageRecord
 
 _UNSETTLED = UsageRecord.Status.UNSETTLED
@@ -86,18 +86,16 @@ def _line(record: UsageRecord, amounts: Amounts, status: str, note: str) -> Line
         cost=plain(amounts.cost),
         **{name: getattr(amounts, name) for name in TOKEN_COUNTS},
     )
-    id_ = uuid7()
     return Line(
         shard=shards.shard_of(record.consumer_id),
         stream_id=b"",
         raw=b"",
         settlement=UsageRecord.Settlement.MANUAL,
         entry=entry,
-        id=id_,
-        moment=moment_of(id_),
+        id=uuid7(),
         cost=amounts.cost,
         metadata=msgspec.json.encode({"note": note}).decode(),
-        owners=owners_text(record, record.tier_id),
+        owners=owners_of(record, record.tier_id),
         kind=UsageRecord.Kind.CORRECTION,
     )
 

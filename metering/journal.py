@@ -30,7 +30,7 @@ TOKEN_COUNTS = COMMON_COUNTS + RARE_COUNTS
 NO_METADATA = msgspec.Raw()
 
 
-class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=False):
     """One settled call, complete: the ledger row, its rollup and its quota period follow from it alone.
 
     ``cost`` is a plain decimal number as text, and so is ``upstream_cost``, what the call cost at its upstream, in the

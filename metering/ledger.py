@@ -13,23 +13,22 @@ Of a month whose rows are archived, ``metering.archived`` says what the ledger h
 """
 
 import datetime as dt
-import io
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
 
 from common import clock
-from metering import archived, rollups
+from common.ids import milliseconds_of, moment_of
+from metering import archived, binary_copy, rollups
 from metering.journal import TOKEN_COUNTS, Entry
 from metering.lines import COLUMNS, Line
 from metering.models import ClosedMonth, DeadLetter, UsageRecord
 from metering.rollups import Deltas
 
 _COLUMNS = ", ".join(COLUMNS)
-_COPY = f"COPY {{table}} ({_COLUMNS}) FROM STDIN"
 # Inserts what is absent, and answers with what was not.
 _INSERT = f"""
     WITH inserted AS (
@@ -95,8 +94,9 @@ def enter(*lines: Line) -> None:
 def _closed_until(lines: Sequence[Line]) -> dt.datetime | None:
     """Where months are closed up to. Asked in the transaction of the merge, which closing waits for, and only where
     it matters: the month that runs cannot be closed."""
+    oldest = moment_of(min([line.id for line in lines], key=milliseconds_of))
     this_month = clock.month_start(clock.month_of(clock.now()))
-    return ClosedMonth.objects.end() if any(line.moment < this_month for line in lines) else None
+    return ClosedMonth.objects.end() if oldest < this_month else None
 
 
 def _merge(lines: Sequence[Line], closed_until: dt.datetime | None) -> Changes:
@@ -123,7 +123,7 @@ def _is_fault_of_data(error: DatabaseError) -> bool:
     code = getattr(cause, "pgcode", None) or ""
     if isinstance(error, IntegrityError) and code == _CHECK_VIOLATION and cause.diag.constraint_name is None:
         raise MissingPartition("a month of the ledger has no partition") from error
-    return code[:2] in _FAULTS_OF_DATA
+    return code[:2] in _FAULTS_OF_DATA or isinstance(error, DataError)
 
 
 def _refusal(error: DatabaseError) -> str:
@@ -172,9 +172,7 @@ def _account(changes: Changes, deltas: Deltas) -> Changes:
 
 
 def _copy(table: str, lines: Iterable[Line]) -> None:
-    text = "".join([line.copy_text() for line in lines])
-    with connection.cursor() as cursor, connection.wrap_database_errors:
-        cursor.copy_expert(_COPY.format(table=table), io.StringIO(text))
+    binary_copy.copy(table, COLUMNS, [line.copied() for line in lines])
 
 
 def _insert(lines: Iterable[Line]) -> set[uuid.UUID]:

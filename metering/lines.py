@@ -1,16 +1,16 @@
 """From a journal entry to a line of the ledger: read once, checked, and written as the database copies it."""
 
 import datetime as dt
+import functools
 import re
 import uuid
-from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import msgspec
 
 from common import clock
 from common.ids import is_uuid7, milliseconds_of, moment_of, uuid7
-from metering import journal
+from metering import binary_copy, journal
 from metering.models import UsageRecord
 
 #: A call is older than this only where something is wrong: the ledger keeps no month open for so long.
@@ -18,9 +18,9 @@ OLDEST = dt.timedelta(days=400)
 #: How far a gateway's clock may run ahead of the drain's.
 NEWEST = dt.timedelta(days=1)
 
-#: Columns of ``usage_records`` in the order of ``Line.copy_text``.
+#: Columns of ``usage_records`` in the order of ``Line.copied``.
 COLUMNS = (
-    "id", "request_id", "service_id", "consumer_id", "api_key_id", "price_version_id", "tier", '"timestamp"',
+    "id", "request_id", "consumer_id", "service_id", "api_key_id", "price_version_id", "tier", '"timestamp"',
     "duration_ms", "usage", "cost", "total_tokens", "cost_amount", "currency", "status", "error", "kind", "corrects",
     "settlement", "metadata",
 )  # fmt: skip
@@ -30,7 +30,9 @@ _SETTLEMENTS = frozenset(UsageRecord.Settlement.values) - {
     UsageRecord.Settlement.MANUAL,
     UsageRecord.Settlement.REPRICED,
 }
-_NULL = "\\N"
+_COLUMN_COUNT = binary_copy.count(len(COLUMNS))
+_CORRECTION = UsageRecord.Kind.CORRECTION.value
+_DAY_MS = 86_400_000
 _FIELD = re.compile(r"at `\$\.(\w+)`")
 
 
@@ -38,11 +40,10 @@ class Unreadable(Exception):
     """A journal entry is not what a gateway writes. The text says why, in words of ours."""
 
 
-@dataclass(slots=True)
-class Line:
+class Line(msgspec.Struct, gc=False):
     """One line of the ledger, and where in the journal it came from.
 
-    ``id`` is the request's, but for a correction, which has its own. ``owners``: see ``owners_text``.
+    ``id`` is the request's, but for a correction, which has its own. ``owners``: see ``owners_of``.
     """
 
     shard: int
@@ -51,10 +52,9 @@ class Line:
     settlement: str
     entry: journal.Entry
     id: uuid.UUID
-    moment: dt.datetime
     cost: Decimal
     metadata: str | None
-    owners: str
+    owners: bytes
     kind: str = UsageRecord.Kind.USAGE.value
 
     @property
@@ -62,13 +62,16 @@ class Line:
         return self.entry.status != "unsettled"
 
     @property
+    def moment(self) -> dt.datetime:
+        return moment_of(self.id)
+
+    @property
     def month(self) -> dt.date:
-        return clock.month_of(self.moment)
+        return _month_of_day(milliseconds_of(self.id) // _DAY_MS)
 
     def correction(self) -> "Line":
         """The same amounts as a correction of the request's first row, in the month that is open now."""
-        id_ = uuid7()
-        return replace(self, id=id_, moment=moment_of(id_), kind=UsageRecord.Kind.CORRECTION.value)
+        return msgspec.structs.replace(self, id=uuid7(), kind=_CORRECTION)
 
     def usage_json(self) -> str:
         entry = self.entry
@@ -89,18 +92,31 @@ class Line:
     def error_json(self) -> str | None:
         return msgspec.json.encode({"code": self.entry.error}).decode() if self.entry.error else None
 
-    def copy_text(self) -> str:
-        """The line as ``COPY … FROM STDIN`` reads it, ``COLUMNS`` in order."""
-        entry = self.entry
+    def copied(self) -> bytes:
+        """The line as a row for ``binary_copy``, ``COLUMNS`` in order."""
+        entry, fields = self.entry, binary_copy
         error, metadata = self.error_json(), self.metadata
-        is_correction = self.kind == UsageRecord.Kind.CORRECTION
-        return (
-            f"{self.id.hex}\t{entry.request_id.hex}\t{self.owners}\t"
-            f"{self.moment.isoformat()}\t{entry.duration_ms}\t{self.usage_json()}\t"
-            f"{self.cost_json()}\t{entry.total_tokens}\t{entry.cost}\t{entry.currency}\t"
-            f"{entry.status}\t{_NULL if error is None else _escaped(error)}\t{self.kind}\t"
-            f"{entry.request_id.hex if is_correction else _NULL}\t{self.settlement}\t"
-            f"{_NULL if metadata is None else _escaped(metadata)}\n"
+        request_id = fields.UUID.pack(16, entry.request_id.bytes)
+        return b"".join(
+            [
+                _COLUMN_COUNT,
+                request_id if self.id is entry.request_id else fields.UUID.pack(16, self.id.bytes),
+                request_id,
+                self.owners,
+                fields.moment(milliseconds_of(self.id)),
+                fields.INTEGER.pack(4, entry.duration_ms),
+                fields.json(self.usage_json()),
+                fields.json(self.cost_json()),
+                fields.BIGINT.pack(8, entry.total_tokens),
+                fields.numeric(entry.cost),
+                fields.word(entry.currency),
+                fields.word(entry.status),
+                fields.NULL if error is None else fields.json(error),
+                fields.word(self.kind),
+                request_id if self.kind == _CORRECTION else fields.NULL,
+                fields.word(self.settlement),
+                fields.NULL if metadata is None else fields.json(metadata),
+            ]
         )
 
 
@@ -119,24 +135,33 @@ class Reader:
             raise Unreadable("how it was settled is not said")
         try:
             entry = journal.decode(raw)
-            metadata = bytes(entry.metadata).decode() or None
+            metadata = bytes(entry.metadata).decode() if entry.metadata is not journal.NO_METADATA else None
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise Unreadable(_without_input(error)) from error
         id_ = entry.request_id
         if not is_uuid7(id_) or not self._from_ms <= milliseconds_of(id_) <= self._until_ms:
             raise Unreadable("the request id holds no plausible time")
         return Line(
-            shard, stream_id, raw, settlement, entry, id_, moment_of(id_), Decimal(entry.cost), metadata,
-            owners_text(entry, entry.tier),
+            shard, stream_id, raw, settlement, entry, id_, Decimal(entry.cost), metadata,
+            owners_of(entry, entry.tier),
         )  # fmt: skip
 
 
-def owners_text(of: journal.Entry | UsageRecord, tier: str) -> str:
-    """Service, consumer, key, price version and tier, as columns of ``copy_text`` and as a key to add up by."""
-    return (
-        f"{of.service_id.hex}\t{of.consumer_id.hex}\t{of.api_key_id.hex}\t{of.price_version_id.hex}\t"
-        f"{_escaped(tier)}"
-    )
+def owners_of(of: journal.Entry | UsageRecord, tier: str) -> bytes:
+    """Consumer, service, key, price version and tier, as fields of ``binary_copy`` and as a key to add up by."""
+    return _owners(of.consumer_id.int, of.service_id.int, of.api_key_id.int, of.price_version_id.int, tier)
+
+
+@functools.lru_cache(maxsize=20_000)
+def _owners(consumer: int, service: int, key: int, price_version: int, tier: str) -> bytes:
+    ids = [id_.to_bytes(16, "big") for id_ in (consumer, service, key, price_version)]
+    return b"".join([*(binary_copy.UUID.pack(16, id_) for id_ in ids), binary_copy.text(tier)])
+
+
+@functools.lru_cache
+def _month_of_day(day: int) -> dt.date:
+    """Of a number of days since 1970."""
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).replace(day=1)
 
 
 def entry_fields(fields: list[bytes]) -> tuple[bytes, str]:
@@ -151,9 +176,3 @@ def _without_input(error: Exception) -> str:
     """What kind of fault, and in which field: the decoder's own sentence may quote what it found there."""
     at = _FIELD.search(str(error)) if isinstance(error, msgspec.ValidationError) else None
     return f"{type(error).__name__} at {at[1]}" if at else type(error).__name__
-
-
-def _escaped(text: str) -> str:
-    if "\\" in text or "\t" in text or "\n" in text or "\r" in text:
-        return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    return text

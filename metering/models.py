@@ -51,7 +51,10 @@ class UsageRecord(models.Model):
 
     id = models.UUIDField(primary_key=True)
     request_id = models.UUIDField()
-    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="+", db_index=False)
+    # Asked of the day's rollup once a day instead of every row: ``DailyUsageRollup``.
+    service = models.ForeignKey(
+        Service, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
     consumer = models.ForeignKey(
         Consumer, on_delete=models.PROTECT, related_name="+", db_index=False, db_constraint=False
     )
@@ -227,6 +230,9 @@ class UsageRollup(UsageSums):
 class DailyUsageRollup(UsageSums):
     """Sums over one UTC day of the ledger: whatever asks for whole days has a fraction of the rows to read."""
 
+    # No usage of a service that is not there, and no service goes that was used: every row of the ledger is added to
+    # one of these in its own transaction. The database asks when such a sum is made, not whenever it is added to.
+    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="+", db_index=False)
     day = models.DateField()
 
     class Meta:

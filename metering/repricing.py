@@ -21,10 +21,10 @@ from audit import trail
 from catalog.models import PriceVersion
 from catalog.pricing import EXACT, KINDS, Price, Tokens
 from catalog.pricing_shapes import parse_pricing
-from common.ids import milliseconds_of, moment_of, uuid7
+from common.ids import milliseconds_of, uuid7
 from common.money import ZERO, plain
 from metering import journal, ledger, positions, shards
-from metering.lines import Line, owners_text
+from metering.lines import Line, owners_of
 from metering.models import ClosedMonth, UsageRecord
 
 #: Rows that are looked at together, and corrected in one transaction for each shard.
@@ -195,17 +195,15 @@ def _line(shard: int, found: Repriced) -> Line:
         status=record.status,  # type: ignore[arg-type] # one of the ledger's
         cost=plain(found.difference),
     )
-    id_ = uuid7()
     return Line(
         shard=shard,
         stream_id=b"",
         raw=b"",
         settlement=_REPRICED,
         entry=entry,
-        id=id_,
-        moment=moment_of(id_),
+        id=uuid7(),
         cost=found.difference,
         metadata=None,
-        owners=owners_text(entry, entry.tier),
+        owners=owners_of(entry, entry.tier),
         kind=_CORRECTION,
     )

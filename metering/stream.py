@@ -8,10 +8,13 @@ from typing import Any
 from metering import shards
 from metering.valkey import OneLife
 
-#: Rows of one transaction, about: enough to spread its cost, few enough to be done in a tenth of a second.
+#: Entries of one read, about: enough to spread a transaction's cost, few enough to be done in a tenth of a second.
 BATCH = 2_000
+#: The same, and rows of one transaction, where more waited than the last read took: the more rows share their rollups,
+#: whose updates cost most of all, the sooner they are through.
+BACKLOG = 8_000
 #: Entries of one shard that a single read takes at most.
-MOST_OF_ONE = 1_000
+MOST_OF_ONE = 2_000
 START = "0-0"
 
 _PUBLISH = (Path(__file__).parent / "scripts" / "publish.lua").read_text()
@@ -48,18 +51,19 @@ class JournalReader:
     """Plain XREAD over the journals of owned shards.
 
     How much a read takes of each shard follows from how many had something the last time, so that one busy shard
-    fills a batch as well as sixty-four do.
+    fills a batch as well as sixty-four do; and from whether any had more.
     """
 
     def __init__(self, server: OneLife) -> None:
         self._server = server
         self._busy = shards.SHARDS
+        self._size = BATCH
 
     def read(self, positions: Mapping[int, Position], *, block_ms: int | None) -> list[ShardBatch]:
         """What lies beyond the positions; waits up to ``block_ms`` for it, or (None) not at all."""
         if not positions:
             return []
-        count = min(MOST_OF_ONE, max(BATCH // self._busy, 1))
+        count = min(MOST_OF_ONE, max(self._size // self._busy, 1))
         keys: dict[Any, Any] = {shards.journal_key(n): position.last_id for n, position in positions.items()}
         reply = (
             self._read_apart(keys, count) if self._server.of_cluster else self._read(keys, count, block_ms)
@@ -67,6 +71,7 @@ class JournalReader:
         owners = {shards.journal_key(n).encode(): position for n, position in positions.items()}
         batches = [ShardBatch(owners[key], entries) for key, entries in reply or ()]
         self._busy = len(batches) or len(positions)
+        self._size = BACKLOG if any(len(batch.entries) == count for batch in batches) else BATCH
         return batches
 
     def _read(self, keys: dict[Any, Any], count: int, block_ms: int | None) -> Any:
@@ -81,13 +86,13 @@ class JournalReader:
 
 
 def transactions(batches: list[ShardBatch]) -> Iterator[list[ShardBatch]]:
-    """The batches of one read in groups of about ``BATCH`` entries."""
+    """The batches of one read in groups of about ``BACKLOG`` entries."""
     group: list[ShardBatch] = []
     size = 0
     for batch in batches:
         group.append(batch)
         size += len(batch.entries)
-        if size >= BATCH:
+        if size >= BACKLOG:
             yield group
             group, size = [], 0
     if group:

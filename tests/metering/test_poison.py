@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
 
+from catalog.models import Service
 from common import clock
 from common.ids import uuid7
 from metering import dead_letters, journal, shards
@@ -23,6 +24,13 @@ def changed(market: Market, **fields: Any) -> bytes:
     """A good entry in which fields were overwritten with what a gateway would never write."""
     entry = msgspec.json.decode(journal.encode(market.entry()))
     return msgspec.json.encode(entry | fields)
+
+
+def forget_prices(service: Service) -> None:
+    with superuser_cursor() as cursor:
+        cursor.execute("ALTER TABLE price_versions DISABLE TRIGGER immutable")
+        cursor.execute("DELETE FROM price_versions WHERE service_id = %s", [str(service.id)])
+        cursor.execute("ALTER TABLE price_versions ENABLE TRIGGER immutable")
 
 
 def with_metadata(market: Market, text: bytes) -> bytes:
@@ -135,6 +143,27 @@ def test_what_a_letter_tells_quotes_nothing_of_the_entry(market: Market) -> None
     assert not [detail for _, detail in letters() if "secret" in detail or "5ec2e7aa" in detail]
 
 
+def test_what_no_sum_can_hold_any_more_is_refused_and_the_rest_goes_in(market: Market) -> None:
+    """Of one key in one hour, more than 2^63 tokens."""
+    market.write(*[market.entry(prompt_tokens=2**53, completion_tokens=2**53) for _ in range(513)])
+
+    market.drain()
+
+    assert [reason for reason, _ in letters()] == ["refused"] * 2
+    assert UsageRecord.objects.count() == 511
+    market.assert_reconciled()
+
+
+def test_no_service_goes_that_was_used(market: Market) -> None:
+    used = factories.make_service()
+    market.write(market.entry(service_id=used.id))
+    market.drain()
+    forget_prices(used)
+
+    with pytest.raises(IntegrityError, match="usage_daily_rollups"), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM services WHERE id = %s", [used.id])
+
+
 def test_a_missing_partition_is_made_and_the_line_goes_in(market: Market) -> None:
     market.drain()
     name = f"usage_records_{market.month:%Y_%m}"
@@ -169,10 +198,7 @@ def test_a_letter_sent_again_goes_in_once_its_cause_is_gone(market: Market) -> N
     later = factories.make_service()
     entry = market.entry(service_id=later.id)
     fields = {field.attname: getattr(later, field.attname) for field in later._meta.concrete_fields}
-    with superuser_cursor() as cursor:
-        cursor.execute("ALTER TABLE price_versions DISABLE TRIGGER immutable")
-        cursor.execute("DELETE FROM price_versions WHERE service_id = %s", [str(later.id)])
-        cursor.execute("ALTER TABLE price_versions ENABLE TRIGGER immutable")
+    forget_prices(later)
     later.delete()
     market.write(entry)
     market.drain()

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from catalog.models import Service
 from common import clock
 from metering.usage import usage_statistics
+from tests.factories import make_service
 from tests.rollups import make_rollup
 
 CONSUMER, SERVICE = uuid.uuid4(), uuid.uuid4()
@@ -21,9 +23,11 @@ def today(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rollup(hour: dt.datetime, status: str = "success", **fields: Any) -> None:
+    service_id = fields.setdefault("service_id", SERVICE)
+    if not Service.objects.filter(id=service_id).exists():
+        make_service(id=service_id)
     defaults: dict[str, Any] = {
         "consumer_id": CONSUMER,
-        "service_id": SERVICE,
         "api_key_id": uuid.uuid4(),
         "price_version_id": uuid.uuid4(),
         "tier_id": "basic",
