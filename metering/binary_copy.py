@@ -65,13 +65,12 @@ def date(day: dt.date) -> bytes:
 @functools.lru_cache(maxsize=4096)
 def numeric(plain: str) -> bytes:
     """A ``numeric``, from a plain decimal number (``-12.50``): its digits to the base of 10,000."""
-    digits = plain.removeprefix("-")
+    sign, digits = (_NEGATIVE, plain[1:]) if plain.startswith("-") else (0, plain)
     whole, _, fraction = digits.partition(".")
     scale = len(fraction)
     whole = whole.zfill(-(-len(whole) // 4) * 4)
     groups = whole + fraction.ljust(-(-scale // 4) * 4, "0")
     numbers = [int(groups[at : at + 4]) for at in range(0, len(groups), 4)]
-    sign = 0 if digits is plain else _NEGATIVE
     return struct.pack(
         f"!ihhHH{len(numbers)}h",
         8 + 2 * len(numbers),
