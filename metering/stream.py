@@ -14,7 +14,7 @@ BATCH = 2_000
 #: whose updates cost most of all, the sooner they are through.
 BACKLOG = 8_000
 #: Entries of one shard that a single read takes at most.
-MOST_OF_ONE = 2_000
+MOST_OF_ONE = 1_000
 START = "0-0"
 
 _PUBLISH = (Path(__file__).parent / "scripts" / "publish.lua").read_text()
