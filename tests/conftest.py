@@ -15,6 +15,7 @@ from devstack.postgres import ROLE, Postgres
 from devstack.valkey import Valkey
 from keys import format as key_format
 from tests.committed import empty
+from tests.harness.databases import kept_as_migrated
 from tests.harness.kept_by_run import KeptByRun
 from tests.harness.servers import RUN
 from tests.superuser import as_superuser
@@ -68,13 +69,14 @@ def django_db_setup(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, kept_by_run: KeptByRun
 ) -> Iterator[None]:
     """As in production, there are roles, and the audit trail is not the application's role's."""
-    with django_db_blocker.unblock():
-        sync_roles()
-        if RUN.postgres is not None:
-            with as_superuser():
-                hand_over(application=ROLE)
-        empty(TABLES)
-    yield
+    with kept_as_migrated():
+        with django_db_blocker.unblock():
+            sync_roles()
+            if RUN.postgres is not None:
+                with as_superuser():
+                    hand_over(application=ROLE)
+            empty(TABLES)
+        yield
     # Before it is dropped.
     leaks = kept_by_run.leaks_in_database(connection.settings_dict["NAME"])
     assert not leaks, "\n".join(leaks)
