@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.hashers import Argon2PasswordHasher
+from django.core.management import call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
@@ -69,6 +70,10 @@ def django_db_setup(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, kept_by_run: KeptByRun
 ) -> Iterator[None]:
     """As in production, there are roles, and the audit trail is not the application's role's."""
+    with django_db_blocker.unblock():
+        if "django_migrations" not in connection.introspection.table_names():
+            # pytest-django makes no database where all tests that were asked for have one of their own.
+            call_command("migrate", verbosity=0)
     with kept_as_migrated():
         with django_db_blocker.unblock():
             sync_roles()
