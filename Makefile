@@ -1,7 +1,7 @@
 # `make run` and `make test` need Linux and Python 3.11, nothing else: each makes .venv by itself.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint fmt bench bench-scale soak requirements venv venv-dev clean
+.PHONY: help run test coverage lint checks fmt bench bench-scale soak requirements venv venv-dev clean
 
 PY := .venv/bin/python
 
@@ -36,8 +36,12 @@ run: venv
 
 PYTEST = pytest --numprocesses 2 --dist loadgroup
 
-test: lint
-	$(PY) -m $(PYTEST)
+# Types are checked beside the tests, on the time that these leave: a quarter of it they wait.
+test: checks
+	@types=$$(mktemp); nice -n 10 $(PY) -m mypy >"$$types" 2>&1 & mypy=$$!; \
+	trap 'kill $$mypy; rm -f "$$types"; exit 130' INT TERM; \
+	$(PY) -m $(PYTEST); tests=$$?; wait $$mypy; checked=$$?; \
+	cat "$$types"; rm -f "$$types"; exit $$((tests ? tests : checked))
 
 # The same tests, two thirds more CPU in each process that is measured, and a failure below 90 %.
 coverage: venv-dev
@@ -46,10 +50,12 @@ coverage: venv-dev
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
-lint: venv-dev
+lint: checks
+	$(PY) -m mypy
+
+checks: venv-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy
 	.venv/bin/lint-imports
 	@# Its standard error tells of notes that a line of a longer statement did not need; findings are on the other.
 	$(PY) -m bandit --quiet --configfile pyproject.toml --recursive . 2>/dev/null

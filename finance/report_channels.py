@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.mail import EmailMessage
-from minio.credentials.credentials import Credentials
-from minio.signer import sign_v4_s3
 
 from catalog.credentials import open_for
 from common import clock
@@ -97,6 +95,10 @@ def _upload(delivery: ReportDelivery, file: Path) -> None:
 
 def _put(schedule: ReportSchedule, name: str, content: BinaryIO, *, size: int, sha256: str) -> None:
     """``PUT`` one object, signed (AWS Signature Version 4). The server holds the content against its hash."""
+    # Half a second of imports that few processes need.
+    from minio.credentials.credentials import Credentials
+    from minio.signer import sign_v4_s3
+
     path = "/".join(part for part in (schedule.bucket, schedule.folder, name) if part)
     url = urlsplit(f"{schedule.endpoint.rstrip('/')}/{path}")
     now = clock.now()

@@ -17,7 +17,6 @@ from accounts.models import Consumer
 from audit import trail
 from audit.audited_admin import actor_of
 from common import clock
-from finance import statement_pdf
 from finance.statements import Line, PricedLines, Statement, statement, summaries
 from metering.consumers import consumers_meant
 from metering.explorer import MOST_ROWS
@@ -92,6 +91,9 @@ class StatementPages(admin.ModelAdmin):  # type: ignore[type-arg] # generic in t
     def statement_pdf_view(
         self, request: HttpRequest, year: int, month: int, consumer_id: uuid.UUID
     ) -> HttpResponse:
+        # Half a second of imports that few processes need.
+        from finance import statement_pdf
+
         found = _asked(request, year, month, consumer_id)
         trail.record(
             actor=actor_of(request),

@@ -15,8 +15,9 @@ def audit_trail_may_be_emptied() -> Iterator[None]:
     """The audit trail, what it tells of and closed months refuse to be emptied, with which tests that commit end."""
 
     def sql_flush(self: DatabaseOperations, style: Any, tables: Any, **options: Any) -> list[str]:
-        take_guards_off_months()
-        empty([*tables, *TABLES])
+        with superuser_cursor() as cursor:
+            cursor.execute(TAKE_GUARDS_OFF_MONTHS)
+            cursor.execute(EMPTY, _emptied([*tables, *TABLES]))
         return []  # where there is nothing to do, Django does not make permissions again
 
     with pytest.MonkeyPatch.context() as patched:
@@ -31,7 +32,11 @@ KEPT = frozenset({"auth_permission", "django_content_type"})
 def empty(tables: Iterable[str]) -> None:
     """Past the triggers that refuse it, and only where there are rows: TRUNCATE makes new files for each table."""
     with superuser_cursor() as cursor:
-        cursor.execute(EMPTY, {"tables": sorted({*tables} - KEPT)})
+        cursor.execute(EMPTY, _emptied(tables))
+
+
+def _emptied(tables: Iterable[str]) -> dict[str, list[str]]:
+    return {"tables": sorted({*tables} - KEPT)}
 
 
 #: Triggers that always fire do so for a replica too, so they are taken off the tables that have rows, and put back.
@@ -63,23 +68,19 @@ EMPTY = """
 """
 
 
-def take_guards_off_months() -> None:
-    """So that a month that a test closed is open to the next one; the product cannot do that."""
-    with superuser_cursor() as cursor:
-        cursor.execute(
-            """
-            DO $$
-            DECLARE
-                guard record;
-            BEGIN
-                FOR guard IN SELECT tgname, tgrelid::regclass AS guarded FROM pg_trigger
-                    WHERE tgname LIKE 'closed_month%' AND NOT tgisinternal
-                LOOP
-                    EXECUTE format('DROP TRIGGER %I ON %s', guard.tgname, guard.guarded);
-                END LOOP;
-            END $$
-            """
-        )
+#: So that a month that a test closed is open to the next one; the product cannot do that.
+TAKE_GUARDS_OFF_MONTHS = """
+    DO $$
+    DECLARE
+        guard record;
+    BEGIN
+        FOR guard IN SELECT tgname, tgrelid::regclass AS guarded FROM pg_trigger
+            WHERE tgname LIKE 'closed_month%' AND NOT tgisinternal
+        LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', guard.tgname, guard.guarded);
+        END LOOP;
+    END $$
+"""
 
 
 @pytest.fixture

@@ -4,15 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.hashers import Argon2PasswordHasher
+from django.core.management import call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from accounts.roles import sync_roles
 from audit.ownership import TABLES, hand_over
+from config.middleware import StaticFiles
 from devstack.postgres import ROLE, Postgres
 from devstack.valkey import Valkey
 from keys import format as key_format
 from tests.committed import empty
+from tests.harness.databases import kept_as_migrated
 from tests.harness.kept_by_run import KeptByRun
 from tests.harness.servers import RUN
 from tests.superuser import as_superuser
@@ -27,6 +31,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         group = folder if folder in OF_PROCESSES else item.path.stem + folder
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quicker_clients_and_passwords() -> Iterator[None]:
+    """What a server pays once, each test's client would pay again: the look for static files. A password is hashed with
+    Argon2 as ever, but not for a third of a second.
+    """
+    find_all = StaticFiles.add_files_from_finders
+    found: dict[str, object] = {}
+
+    def find_once(middleware: StaticFiles) -> None:
+        if not found:
+            find_all(middleware)
+            found.update(middleware.files)
+        middleware.files = found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StaticFiles, "add_files_from_finders", find_once)
+        for cost, least in (("time_cost", 1), ("memory_cost", 8), ("parallelism", 1)):
+            patched.setattr(Argon2PasswordHasher, cost, least)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,12 +71,17 @@ def django_db_setup(
 ) -> Iterator[None]:
     """As in production, there are roles, and the audit trail is not the application's role's."""
     with django_db_blocker.unblock():
-        sync_roles()
-        if RUN.postgres is not None:
-            with as_superuser():
-                hand_over(application=ROLE)
-        empty(TABLES)
-    yield
+        if "django_migrations" not in connection.introspection.table_names():
+            # pytest-django makes no database where all tests that were asked for have one of their own.
+            call_command("migrate", verbosity=0)
+    with kept_as_migrated():
+        with django_db_blocker.unblock():
+            sync_roles()
+            if RUN.postgres is not None:
+                with as_superuser():
+                    hand_over(application=ROLE)
+            empty(TABLES)
+        yield
     # Before it is dropped.
     leaks = kept_by_run.leaks_in_database(connection.settings_dict["NAME"])
     assert not leaks, "\n".join(leaks)

@@ -10,9 +10,9 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
-from psycopg2 import sql
 
 from tests.harness.commands import manage
+from tests.harness.databases import drop, make_migrated
 
 
 def own_apps() -> list[str]:
@@ -31,17 +31,11 @@ def tables_of_others() -> set[str]:
 
 
 @pytest.fixture
-def empty_database() -> Iterator[str]:
-    """The URL of a database for one test."""
+def migrated_database(django_db_setup: None) -> Iterator[str]:
+    """The URL of a database for one test, as migrations leave it."""
     name = f"migrations_{secrets.token_hex(4)}"
-    base, _, _ = os.environ["DATABASE_URL"].partition("?")
-    connection = psycopg2.connect(base)
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield base.rpartition("/")[0] + f"/{name}"
-        cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-    connection.close()
+    yield make_migrated(name)
+    drop(name)
 
 
 def tables(database_url: str) -> set[str]:
@@ -58,10 +52,10 @@ def test_no_migration_is_missing() -> None:
     call_command("makemigrations", "--check", "--dry-run", stdout=io.StringIO())
 
 
-def test_migrations_run_forwards_backwards_and_forwards_again(empty_database: str) -> None:
-    migrate = {"DATABASE_URL": empty_database}
-    manage("migrate", "--noinput", env=migrate)
-    complete = tables(empty_database)
+def test_migrations_run_forwards_backwards_and_forwards_again(migrated_database: str) -> None:
+    """Forwards they ran where the tests' own database was made."""
+    migrate = {"DATABASE_URL": migrated_database}
+    complete = tables(migrated_database)
     # In one plan: `migrate <app> zero` would work out the state before every migration anew, for each app.
     back = f"""
 from django.db import connection
@@ -69,6 +63,6 @@ from django.db.migrations.executor import MigrationExecutor
 MigrationExecutor(connection).migrate([(label, None) for label in {own_apps()}])
 """
     manage("shell", "--no-imports", "--command", back, env=migrate)
-    assert tables(empty_database) - tables_of_others() == {"django_migrations"}
+    assert tables(migrated_database) - tables_of_others() == {"django_migrations"}
     manage("migrate", "--noinput", env=migrate)
-    assert tables(empty_database) == complete
+    assert tables(migrated_database) == complete

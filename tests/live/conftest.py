@@ -3,14 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 
-import psycopg2
 import pytest
-from django.conf import settings
-from django.core.management import call_command
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
 from devstack.valkey import Valkey
+from tests.harness.databases import make_migrated
 from tests.harness.servers import RUN
 from tests.live.stack import GatewayProcess, Stack
 
@@ -32,12 +30,9 @@ def live_stack(tmp_path_factory: pytest.TempPathFactory, live_database_url: str)
 
 
 @pytest.fixture(scope="session")
-def live_database_url(django_db_blocker: DjangoDbBlocker) -> str:
-    """A migrated database of its own, since its tests commit and other processes hold on to what they saw."""
-    _create_database()
-    with django_db_blocker.unblock(), _connected_to(DATABASE):
-        call_command("migrate", verbosity=0)
-    return settings.DATABASE_URL.rpartition("/")[0] + "/" + DATABASE
+def live_database_url(django_db_setup: None) -> str:
+    """A database of its own, since its tests commit and other processes hold on to what they saw."""
+    return make_migrated(DATABASE)
 
 
 @pytest.fixture
@@ -72,12 +67,3 @@ def _connected_to(name: str) -> Iterator[None]:
     yield
     connection.close()
     connection.settings_dict["NAME"] = before
-
-
-def _create_database() -> None:
-    server = psycopg2.connect(settings.DATABASE_URL)
-    server.autocommit = True
-    with server.cursor() as cursor:
-        cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-        cursor.execute(f"CREATE DATABASE {DATABASE}")
-    server.close()

@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
+from typing import Any
 
 import msgspec
 import redis
@@ -101,6 +102,7 @@ def hammered(url: str) -> list[dict[str, dict[str, int]]]:
         subprocess.Popen(
             [sys.executable, "-m", "tests.quotas.hammer", url, str(seed), str(CALLS // PROCESSES)],
             cwd=ROOT,
+            env={**os.environ, "PROCESS": "gateway"},  # which starts in half the time
             stdout=subprocess.PIPE,
         )
         for seed in range(PROCESSES)
@@ -162,9 +164,11 @@ async def test_five_hundred_at_once_share_the_last_dollar(own_valkey: Valkey) ->
         # A cent has to be left for one to be let in, so less than that may remain.
         assert 10**9 - 10**7 < spent <= 10**9
         key = shards.spent_key(shards.shard_of(consumer), consumer, f"{clock.now():%Y%m%d}")
-        for _ in range(100):
-            found = await admission._line.call(("HMGET", key, "m:USD", "rm:USD"), timeout=5)
-            if [int(amount) for amount in found] == [spent, 0]:
-                break
-            await asyncio.sleep(0.05)
+        # Past the line, which gives up where the machine is busy and Valkey silent.
+        with contextlib.closing(redis.Redis.from_url(own_valkey.url)) as client:
+            for _ in range(100):
+                found: Any = client.hmget(key, "m:USD", "rm:USD")
+                if [int(amount) for amount in found] == [spent, 0]:
+                    break
+                await asyncio.sleep(0.05)
         assert [int(amount) for amount in found] == [spent, 0]
