@@ -13,7 +13,7 @@ from catalog.pricing import GROUPS, KINDS
 from catalog.validators import validate_pricing
 
 #: What a price counts, and by which name it says the rate.
-_RATE_NAMES = {"token": "rate_per_token", "kind": "rates", "request": "rate_per_request"}
+_RATE_NAMES = {"token": "rate_per_token", "kind": "rates", "request": "rate_per_request"}  # prices  # nosec B105
 #: ``3 up to 1000000``: a step of a rate that depends on the month's quantity.
 _STEP = re.compile(r"(\S+)\s+up\s+to\s+(\d+)", re.IGNORECASE)
 _AS_WRITTEN = {"size": 40, "autocomplete": "off"}
