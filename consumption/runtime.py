@@ -199,12 +199,18 @@ class Runtime:
             log.error("Valkey is %s", line.unsafe)
         await self.admission.on_connect(line)
 
+    async def _look_at_unsafe(self) -> None:
+        """A master that was a replica until now may be writing its append-only file anew, and be safe in a moment."""
+        for line in {line for line in self.line.by_shard if line.unsafe and line.is_open}:
+            await safety.look_at(line)
+
     async def _keep_company(self) -> None:
         """Once all shards are live, this gateway serves by itself no longer, and its earlier lives are over."""
         reaped = False
         while True:
             await asyncio.sleep(0.1)
             with contextlib.suppress(LineError, hiredis.ReplyError):
+                await self._look_at_unsafe()
                 if not self.admission.is_live:
                     continue
                 self._alone.not_alone()

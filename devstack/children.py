@@ -109,8 +109,9 @@ def granian(interface: str, port: int, target: str, *options: str) -> list[str]:
 
 
 def gateway_command(port: int, *, drain_seconds: int = 15, workers: int = 1) -> list[str]:
-    options = ["--port", str(port), "--drain-seconds", str(drain_seconds), "--workers", str(workers)]
-    return [sys.executable, "-m", "config.gateway", *options]
+    options = ["--port", str(port), "--drain-seconds", str(drain_seconds)]
+    shared = ["--workers", str(workers)] if workers > 1 else []
+    return [sys.executable, "-m", "config.gateway", *options, *shared]
 
 
 def console_command(port: int) -> list[str]:

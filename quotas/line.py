@@ -219,6 +219,10 @@ class Line:
             except (OSError, RedisError, LineError, hiredis.HiredisError, TimeoutError) as error:
                 log.warning("Valkey connection: %s", type(error).__name__)
                 pause = min(1.0, pause * 2)
+            except Exception:
+                # Whatever else setting up came upon: the line must not be gone for good, and nobody told.
+                log.exception("Valkey connection")
+                pause = 1.0
             finally:
                 self._break()
                 with contextlib.suppress(OSError, RedisError):

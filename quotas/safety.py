@@ -12,11 +12,12 @@ LONGEST_NODE_TIMEOUT_MS = 15_000
 async def look_at(line: Line) -> None:
     """Set ``line.unsafe``, and of a master how many of its replicas have to follow. For ``on_connect``."""
     info: bytes = await line.setup_call(("INFO", "everything"))
-    line.unsafe = _of_server(info)
+    unsafe = _of_server(info)
     if isinstance(line, ReplicatedLine):
         settings = await _settings(line)
         line.replicas = max(1, settings.get("min-replicas-to-write", 1))
-        line.unsafe = line.unsafe or _of_cluster(settings)
+        unsafe = unsafe or _of_cluster(settings)
+    line.unsafe = unsafe
 
 
 async def _settings(line: Line) -> dict[str, int]:

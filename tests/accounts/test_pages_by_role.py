@@ -94,7 +94,7 @@ MORE: dict[str, set[str]] = {
     "metering.closedmonth:metering_closedmonth_close": {"super_admin", "finance"},
     "metering.usagerecord:metering_usagerecord_correct": {"super_admin", "finance"},
     "catalog.priceversion:finance_price_preview": READERS,
-    "metering.usagerecord:metering_usagerecord_export": {"super_admin", "admin", "finance"},
+    "catalog.service:catalog_service_price": {"super_admin", "admin", "approver"},
 }
 
 

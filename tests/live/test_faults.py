@@ -33,6 +33,9 @@ class Load:
         self._local = threading.local()
         self.statuses: Counter[int] = Counter()
         self.succeeded: dict[str, dict[str, Any]] = {}
+        models = f"{gateway_url}/v1/models"
+        # The gateway may hear of the service a moment after it was made.
+        wait_for(lambda: str(service.id) in requests.get(models, headers=self._headers, timeout=10).text)
 
     def call(self, number: int) -> None:
         body = {"prompt": f"Question {number}: " + "why " * (number % 17), "max_tokens": 40}
@@ -218,6 +221,21 @@ def open_stream(gateway: GatewayProcess, service: Service, text: str) -> request
     url, headers = f"{gateway.url}/api/v1/consume/{service.id}", {"Authorization": f"Bearer {text}"}
     body = {"prompt": "go on", "stream": True}
     return requests.post(url, json=body, headers=headers, stream=True, timeout=20)
+
+
+def test_a_gateway_is_ready_again_once_valkey_keeps_what_it_is_told(
+    stack: Stack, lane_gateway: GatewayProcess
+) -> None:
+    """Without an append-only file it could lose usage; nothing has to be connected anew for it to be found safe."""
+    client = stack.valkey_client()
+    client.config_set("appendonly", "no")
+    try:
+        client.client_kill_filter(_type="normal", skipme=True)
+        wait_for(lambda: "append-only" in lane_gateway.get("/health/ready").json()["dependencies"]["valkey"])
+        assert lane_gateway.get("/health/ready").status_code == 503
+    finally:
+        client.config_set("appendonly", "yes")
+    wait_for(lambda: lane_gateway.get("/health/ready").status_code == 200)
 
 
 def test_a_stopping_gateway_lets_open_streams_end(stack: Stack, service: Service) -> None:

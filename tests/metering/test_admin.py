@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, Permission
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
@@ -80,33 +79,6 @@ def test_a_list_asks_the_same_few_questions_however_many_rows(
     with django_assert_max_num_queries(12):
         assert len(shown(operator.get(f"{BASE}/usagerecord/"))) == 50
     assert len(shown(operator.get(f"{BASE}/usagerecord/", {"p": "3"}))) == 20
-
-
-def test_finance_sees_usage_and_the_way_to_the_export(market: Market) -> None:
-    market.write(market.entry())
-    market.drain()
-    user = factories.make_user(is_staff=True)
-    user.groups.add(Group.objects.get_or_create(name="finance")[0])
-    client = Client()
-    client.force_login(user)
-
-    response = client.get(f"{BASE}/usagerecord/")
-
-    assert len(shown(response)) == 1
-    assert b"/admin/metering/usagerecord/export/" in response.content
-    assert client.get(f"{BASE}/deadletter/").status_code == 403
-
-
-def test_who_may_only_look_is_not_shown_the_export(market: Market) -> None:
-    user = factories.make_user(is_staff=True)
-    user.user_permissions.add(Permission.objects.get(codename="view_usagerecord"))
-    client = Client()
-    client.force_login(user)
-
-    response = client.get(f"{BASE}/usagerecord/")
-
-    assert response.status_code == 200
-    assert b"usagerecord/export/" not in response.content
 
 
 def test_letters_are_sent_again_by_an_action(market: Market, operator: Client) -> None:

@@ -146,3 +146,18 @@ async def test_what_is_no_answer_of_a_server_ends_its_connection() -> None:
     finally:
         await line.stop()
         server.close()
+
+
+async def test_whatever_setting_up_comes_upon_the_line_is_tried_again(own_valkey: Valkey) -> None:
+    tries: list[Line] = []
+
+    async def odd_at_first(line: Line) -> None:
+        tries.append(line)
+        if len(tries) == 1:
+            raise ValueError("nobody thought of this")
+
+    line = Line(own_valkey.url, on_connect=odd_at_first)
+    await line.start()
+    assert await line.wait_open(5)
+    assert len(tries) == 2
+    await line.stop()
