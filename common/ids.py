@@ -40,6 +40,11 @@ def moment_of(id_: uuid.UUID) -> dt.datetime:
     return _EPOCH + dt.timedelta(milliseconds=milliseconds_of(id_))
 
 
+def first_of(moment: dt.datetime) -> uuid.UUID:
+    """No UUIDv7 of this moment or later is smaller."""
+    return uuid.UUID(int=max(0, (moment - _EPOCH) // dt.timedelta(milliseconds=1)) << 80)
+
+
 def is_uuid7(id_: uuid.UUID) -> bool:
     """Whether the time can be read out of the id."""
     return id_.int & _WHERE_VERSION_AND_VARIANT == _VERSION_AND_VARIANT

@@ -1,19 +1,23 @@
 """The ledger and what belongs to it, to look at. Only dead letters can be acted upon: by sending them again."""
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.options import ShowFacets
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from django.utils import timezone
 from redis import RedisError
 
 from audit import trail
 from audit.audited_admin import ReadOnlyAdmin, actor_of
 from audit.noted_action import ask_for_note, note_of
+from common.ids import first_of
 from common.money import plain
 from common.paginators import BoundedPaginator
 from metering import archived, dead_letters, explorer_page
@@ -64,13 +68,36 @@ class ConsumerFilter(admin.SimpleListFilter):
         return queryset.filter(consumer_id__in=consumers_meant(text)) if text else queryset
 
 
+class MomentFilter(admin.DateFieldListFilter):
+    """Of rows whose ids are made of their time: there is an index of ids, and none of moments alone."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        since, until = self._asked(self.lookup_kwarg_since), self._asked(self.lookup_kwarg_until)
+        if since is not None:
+            queryset = queryset.filter(id__gte=first_of(since))
+        if until is not None:
+            queryset = queryset.filter(id__lte=first_of(until + dt.timedelta(milliseconds=1)))
+        return super().queryset(request, queryset)
+
+    def _asked(self, lookup: str) -> dt.datetime | None:
+        """The one moment that is asked for; None where there is none, or none that the filter itself will take."""
+        texts = self.used_parameters.get(lookup, ())
+        try:
+            [moment] = [self.field.to_python(text) for text in texts]
+        except (ValidationError, ValueError):
+            return None
+        if moment is None or moment.year >= dt.MAXYEAR:
+            return None
+        return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
+
+
 @admin.register(UsageRecord)
 class UsageRecordAdmin(CorrectionPages, ReadOnly):
     list_display = (
         "id", "timestamp", "consumer", "service", "status", "total_tokens", "price", "duration_ms", "kind",
         "settlement",
     )  # fmt: skip
-    list_filter = ("timestamp", "status", "kind", "settlement", ConsumerFilter, "service")
+    list_filter = (("timestamp", MomentFilter), "status", "kind", "settlement", ConsumerFilter, "service")
     # The key is made of time: the same order as by timestamp, and there is an index of it.
     ordering = ("-id",)
     sortable_by = ()

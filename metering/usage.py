@@ -5,16 +5,27 @@ import uuid
 from dataclasses import dataclass
 from decimal import Decimal
 
-from django.db.models import Q, QuerySet, Sum
+from django.db import connection
 
 from common import clock
-from common.money import ZERO
-from metering.models import DailyUsageRollup, UsageRecord
 
 MOST_DAYS = 366
-#: Corrections change what was used and what it cost, not how many calls there were, nor how those went.
-_CALLS = Q(kind=UsageRecord.Kind.USAGE)
-_SETTLED = _CALLS & ~Q(status=UsageRecord.Status.UNSETTLED)
+#: One question, not composed anew for each answer. Corrections change what was used and what it cost, not how many
+#: calls there were, nor how those went.
+_SUMS = """
+    WITH days AS (
+        SELECT * FROM usage_daily_rollups WHERE consumer_id = %s AND service_id = %s AND day >= %s AND day < %s
+    ), latest AS (SELECT currency FROM days ORDER BY day DESC, id DESC LIMIT 1)
+    SELECT
+        (SELECT currency FROM latest),
+        coalesce(sum(requests) FILTER (WHERE kind = 'usage'), 0),
+        coalesce(sum(total_tokens), 0),
+        coalesce(sum(cost_amount) FILTER (WHERE currency = (SELECT currency FROM latest)), 0),
+        coalesce(sum(requests) FILTER (WHERE kind = 'usage' AND status <> 'unsettled'), 0),
+        coalesce(sum(duration_ms) FILTER (WHERE kind = 'usage' AND status <> 'unsettled'), 0),
+        coalesce(sum(requests) FILTER (WHERE kind = 'usage' AND status = 'error'), 0)
+    FROM days
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +52,22 @@ def usage_statistics(*, consumer_id: uuid.UUID, service_id: uuid.UUID, days: int
         raise ValueError(f"days must lie between 1 and {MOST_DAYS}")
     end = clock.now().replace(hour=0, minute=0, second=0, microsecond=0) + dt.timedelta(days=1)
     start = end - dt.timedelta(days=days)
-    rollups = DailyUsageRollup.objects.filter(
-        consumer_id=consumer_id, service_id=service_id, day__gte=start.date(), day__lt=end.date()
-    )
-    return _statistics(rollups, start, end)
+    return _statistics(consumer_id, service_id, start, end)
 
 
-def _statistics(rollups: QuerySet[DailyUsageRollup], start: dt.datetime, end: dt.datetime) -> UsageStatistics:
-    currency = rollups.order_by("-day", "-id").values_list("currency", flat=True).first()
-    sums = rollups.aggregate(
-        calls=Sum("requests", default=0, filter=_CALLS),
-        tokens=Sum("total_tokens", default=0),
-        cost=Sum("cost_amount", default=ZERO, filter=Q(currency=currency)),
-        settled=Sum("requests", default=0, filter=_SETTLED),
-        duration=Sum("duration_ms", default=0, filter=_SETTLED),
-        errors=Sum("requests", default=0, filter=_CALLS & Q(status=UsageRecord.Status.ERROR)),
-    )
-    settled = int(sums["settled"])
+def _statistics(
+    consumer_id: uuid.UUID, service_id: uuid.UUID, start: dt.datetime, end: dt.datetime
+) -> UsageStatistics:
+    with connection.cursor() as cursor:
+        cursor.execute(_SUMS, [consumer_id, service_id, start.date(), end.date()])
+        currency, calls, tokens, cost, settled, duration, errors = cursor.fetchone()
     return UsageStatistics(
         period_start=start,
         period_end=end,
-        total_requests=int(sums["calls"]),
-        total_tokens=int(sums["tokens"]),
-        total_cost=sums["cost"],
+        total_requests=int(calls),
+        total_tokens=int(tokens),
+        total_cost=cost,
         currency=currency,
-        avg_latency_ms=float(sums["duration"] / settled) if settled else 0.0,
-        error_rate=float(sums["errors"] / settled) if settled else 0.0,
+        avg_latency_ms=float(duration / settled) if settled else 0.0,
+        error_rate=float(errors / settled) if settled else 0.0,
     )

@@ -3,9 +3,13 @@
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
+from common import clock
+from common.ids import uuid7
 from metering.models import DeadLetter
 from tests import factories
 from tests.metering.market import Market
@@ -79,6 +83,34 @@ def test_a_list_asks_the_same_few_questions_however_many_rows(
     with django_assert_max_num_queries(12):
         assert len(shown(operator.get(f"{BASE}/usagerecord/"))) == 50
     assert len(shown(operator.get(f"{BASE}/usagerecord/", {"p": "3"}))) == 20
+
+
+def test_a_day_is_found_to_the_millisecond_by_the_ids_that_are_made_of_it(
+    market: Market, operator: Client
+) -> None:
+    midnight = int(clock.day_start(clock.now().date()).timestamp() * 1000)
+    before, first, last = (uuid7(midnight + ms) for ms in (-1, 0, 1))
+    market.write(*[market.entry(request_id=id_) for id_ in (before, first, last)])
+    market.drain()
+    day = f"{clock.now():%Y-%m-%d} 00:00:00"
+
+    def listed(**asked: str) -> list[str]:
+        with CaptureQueriesContext(connection) as questions:
+            found = shown(operator.get(f"{BASE}/usagerecord/", asked))
+        rows = [question["sql"] for question in questions if 'FROM "usage_records"' in question["sql"]]
+        assert all('"usage_records"."id" >' in row or '"usage_records"."id" <' in row for row in rows)
+        return found
+
+    assert listed(timestamp__gte=f"{day}+00:00") == [str(last), str(first)]
+    assert listed(timestamp__gte=f"{day}.001+00:00") == [str(last)]
+    assert listed(timestamp__lt=f"{day}+00:00") == [str(before)]
+    assert listed(timestamp__gte=f"{day}+00:00", timestamp__lt=f"{day}.001+00:00") == [str(first)]
+
+
+@pytest.mark.parametrize("text", ["x", "2026-13-01", "9999-12-31 23:59:59+00:00", ""])
+def test_a_moment_that_is_none_is_no_error_of_ours(text: str, operator: Client) -> None:
+    answer = operator.get(f"{BASE}/usagerecord/", {"timestamp__gte": text})
+    assert answer.status_code in (200, 302)
 
 
 def test_letters_are_sent_again_by_an_action(market: Market, operator: Client) -> None:
