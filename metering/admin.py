@@ -39,6 +39,9 @@ class ReadOnly(ReadOnlyAdmin):
 
     paginator = BoundedPaginator
     show_facets = ShowFacets.NEVER
+    # What a page names is prefetched. Left to Django, every row that is asked for would be joined to all of its owners
+    # before fifty are taken, and those whose owner is gone would be missing.
+    list_select_related = ()
 
 
 class ConsumerFilter(admin.SimpleListFilter):
@@ -71,7 +74,7 @@ class ConsumerFilter(admin.SimpleListFilter):
 class MomentFilter(admin.DateFieldListFilter):
     """Of rows whose ids are made of their time: there is an index of ids, and none of moments alone."""
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
         since, until = self._asked(self.lookup_kwarg_since), self._asked(self.lookup_kwarg_until)
         if since is not None:
             queryset = queryset.filter(id__gte=first_of(since))
@@ -81,7 +84,7 @@ class MomentFilter(admin.DateFieldListFilter):
 
     def _asked(self, lookup: str) -> dt.datetime | None:
         """The one moment that is asked for; None where there is none, or none that the filter itself will take."""
-        texts = self.used_parameters.get(lookup, ())
+        texts: Any = self.used_parameters.get(lookup, ())
         try:
             [moment] = [self.field.to_python(text) for text in texts]
         except (ValidationError, ValueError):

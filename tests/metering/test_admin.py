@@ -107,6 +107,14 @@ def test_a_day_is_found_to_the_millisecond_by_the_ids_that_are_made_of_it(
     assert listed(timestamp__gte=f"{day}+00:00", timestamp__lt=f"{day}.001+00:00") == [str(first)]
 
 
+def test_rows_whose_consumer_is_gone_are_listed(market: Market, operator: Client) -> None:
+    entry = market.entry(consumer_id=uuid7())
+    market.write(entry)
+    market.drain()
+
+    assert shown(operator.get(f"{BASE}/usagerecord/")) == [str(entry.request_id)]
+
+
 @pytest.mark.parametrize("text", ["x", "2026-13-01", "9999-12-31 23:59:59+00:00", ""])
 def test_a_moment_that_is_none_is_no_error_of_ours(text: str, operator: Client) -> None:
     answer = operator.get(f"{BASE}/usagerecord/", {"timestamp__gte": text})
