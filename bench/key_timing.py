@@ -20,7 +20,7 @@ async def refusal_seconds(ring: object, text: str) -> float:
     from common.errors import Forbidden
     from keys.keyring import Keyring
 
-    assert isinstance(ring, Keyring)  # noqa: S101
+    assert isinstance(ring, Keyring)  # noqa: S101 - a measurement, not the product
     began = time.perf_counter()
     try:
         await ring.authenticate(text, "192.0.2.1")

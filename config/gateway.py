@@ -33,13 +33,15 @@ def main() -> None:
     options = parser.parse_args()
     # uvicorn stops in peace and then sends itself the signal once more: an end like any other, with exit code 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if options.workers == 1:
+        _serve(options)
+        return
     with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
-        if options.workers > 1:
-            os.environ["WORKERS_DIR"] = folder
-        serve(options)
+        os.environ["WORKERS_DIR"] = folder
+        _serve(options)
 
 
-def serve(options: argparse.Namespace) -> None:
+def _serve(options: argparse.Namespace) -> None:
     uvicorn.run(
         "config.asgi:application",
         host=options.host,
