@@ -29,6 +29,7 @@ from metering.archived import UsageArchived
 from metering.corrections import Amounts, CorrectionRefused
 from metering.models import ArchivedRequests, ClosedMonth, UsageRecord
 from tests.console import console, operator
+from tests.harness.sessions import wait_until_free
 from tests.harness.waiting import wait_for
 from tests.metering.market import Market, letters, metadata
 from tests.metering.test_closed_months import (
@@ -220,6 +221,7 @@ def killed(point: str) -> None:
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    wait_until_free(archives._LOCK)
 
 
 def test_killed_anywhere_it_goes_on(calls: dict[str, journal.Entry], archive_folder: Path) -> None:

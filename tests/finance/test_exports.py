@@ -35,6 +35,7 @@ from metering import partitions
 from metering.models import UsageRecord
 from tests import factories
 from tests.harness.servers import ROOT
+from tests.harness.sessions import wait_until_free
 from tests.ledger_rows import Calls
 from tests.metering.market import Market, database_url
 from tests.telling import told_by_the_application
@@ -254,6 +255,7 @@ def test_a_job_whose_worker_was_killed_is_begun_anew(point: str, ledger: Calls) 
     job.refresh_from_db()
     assert job.state == ExportJob.State.RUNNING
     assert job.folder.exists()
+    wait_until_free(exports._LOCK)
 
     run_export(str(job.id))
 
