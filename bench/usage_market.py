@@ -77,7 +77,7 @@ class Market:
             }  # fmt: skip
         entry = journal.Entry(
             request_id=uuid7(), consumer_id=key.consumer_id, service_id=service.id, api_key_id=key.id,
-            price_version_id=service.price_version_id, tier=TIER, currency="USD", key_lineage=key.id,
+            price_version_id=service.price_version_id, tier=TIER, currency="USD",
             duration_ms=100 + int(chance.random() * 900), limit=1_000_000_000, **used,
         )  # fmt: skip
         return shards.shard_of(key.consumer_id), journal.encode(entry)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 def blank_of(grant: Grant, offer: Offer, price: PricedVersion, tier: str, limits: LimitSet) -> journal.Blank:
     """What the entries of calls with one key at one service have in common."""
+    lineage = grant.limits.lineage
     entry = journal.Entry(
         request_id=uuid.UUID(int=0),
         consumer_id=grant.consumer_id,
@@ -41,7 +42,7 @@ def blank_of(grant: Grant, offer: Offer, price: PricedVersion, tier: str, limits
         currency=price.price.currency,
         status="unsettled",
         limit=limits.tokens_per_month,
-        key_lineage=grant.limits.lineage,
+        key_lineage=lineage if lineage != grant.api_key_id else None,
     )
     return journal.Blank(entry)
 

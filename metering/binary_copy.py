@@ -14,7 +14,7 @@ from django.db import connection
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
-UUID = struct.Struct("!i16s")
+_SIXTEEN = struct.pack("!i", 16)
 BIGINT = struct.Struct("!iq")
 INTEGER = struct.Struct("!ii")
 _DATE = INTEGER
@@ -36,6 +36,11 @@ def copy(table: str, columns: Iterable[str], rows: Iterable[bytes]) -> None:
 def count(columns: int) -> bytes:
     """What every row begins with: how many fields follow."""
     return columns.to_bytes(2, "big")
+
+
+def uuid(number: int) -> bytes:
+    """A ``uuid``, from the number that it is (``UUID.int``)."""
+    return _SIXTEEN + number.to_bytes(16, "big")
 
 
 def text(value: str) -> bytes:

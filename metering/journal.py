@@ -36,7 +36,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True, gc=Fa
     ``cost`` is a plain decimal number as text, and so is ``upstream_cost``, what the call cost at its upstream, in the
     same currency; None where that is not known. ``limit`` is the month's token limit that the call was let in
     under; None is unlimited. ``metadata`` is the caller's own JSON object. ``key_lineage``: what the key's limits are
-    counted by; entries of before there were any lack it.
+    counted by, where that is not the key's own id.
     """
 
     request_id: uuid.UUID

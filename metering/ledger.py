@@ -21,7 +21,7 @@ from typing import Any
 from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
 
 from common import clock
-from common.ids import milliseconds_of, moment_of
+from common.ids import moment_of
 from metering import archived, binary_copy, rollups
 from metering.journal import TOKEN_COUNTS, Entry
 from metering.lines import COLUMNS, Line
@@ -94,7 +94,7 @@ def enter(*lines: Line) -> None:
 def _closed_until(lines: Sequence[Line]) -> dt.datetime | None:
     """Where months are closed up to. Asked in the transaction of the merge, which closing waits for, and only where
     it matters: the month that runs cannot be closed."""
-    oldest = moment_of(min([line.id for line in lines], key=milliseconds_of))
+    oldest = moment_of(uuid.UUID(int=min([line.id.int for line in lines])))
     this_month = clock.month_start(clock.month_of(clock.now()))
     return ClosedMonth.objects.end() if oldest < this_month else None
 

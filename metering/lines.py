@@ -9,7 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from common import clock
-from common.ids import is_uuid7, milliseconds_of, moment_of, uuid7
+from common.ids import first_of, is_uuid7, milliseconds_of, moment_of, uuid7
 from metering import binary_copy, journal
 from metering.models import UsageRecord
 
@@ -96,11 +96,11 @@ class Line(msgspec.Struct, gc=False):
         """The line as a row for ``binary_copy``, ``COLUMNS`` in order."""
         entry, fields = self.entry, binary_copy
         error, metadata = self.error_json(), self.metadata
-        request_id = fields.UUID.pack(16, entry.request_id.bytes)
+        request_id = fields.uuid(entry.request_id.int)
         return b"".join(
             [
                 _COLUMN_COUNT,
-                request_id if self.id is entry.request_id else fields.UUID.pack(16, self.id.bytes),
+                request_id if self.id is entry.request_id else fields.uuid(self.id.int),
                 request_id,
                 self.owners,
                 fields.moment(milliseconds_of(self.id)),
@@ -125,8 +125,7 @@ class Reader:
 
     def __init__(self) -> None:
         now = clock.now()
-        self._from_ms = int((now - OLDEST).timestamp() * 1000)
-        self._until_ms = int((now + NEWEST).timestamp() * 1000)
+        self._first, self._end = first_of(now - OLDEST).int, first_of(now + NEWEST).int
 
     def read(self, shard: int, stream_id: bytes, fields: list[bytes]) -> Line:
         """The line of one stream entry. Raises ``Unreadable``."""
@@ -139,7 +138,7 @@ class Reader:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise Unreadable(_without_input(error)) from error
         id_ = entry.request_id
-        if not is_uuid7(id_) or not self._from_ms <= milliseconds_of(id_) <= self._until_ms:
+        if not is_uuid7(id_) or not self._first <= id_.int < self._end:
             raise Unreadable("the request id holds no plausible time")
         return Line(
             shard, stream_id, raw, settlement, entry, id_, Decimal(entry.cost), metadata,
@@ -154,8 +153,8 @@ def owners_of(of: journal.Entry | UsageRecord, tier: str) -> bytes:
 
 @functools.lru_cache(maxsize=20_000)
 def _owners(consumer: int, service: int, key: int, price_version: int, tier: str) -> bytes:
-    ids = [id_.to_bytes(16, "big") for id_ in (consumer, service, key, price_version)]
-    return b"".join([*(binary_copy.UUID.pack(16, id_) for id_ in ids), binary_copy.text(tier)])
+    ids = (consumer, service, key, price_version)
+    return b"".join([*map(binary_copy.uuid, ids), binary_copy.text(tier)])
 
 
 @functools.lru_cache

@@ -19,7 +19,7 @@ from metering.models import UsageRecord
 _HOUR_MS = 3_600_000
 _USAGE = UsageRecord.Kind.USAGE.value
 #: Consumer and service, at the beginning of ``Line.owners``.
-_PAIR = 2 * binary_copy.UUID.size
+_PAIR = 2 * len(binary_copy.uuid(0))
 
 #: Owners (``Line.owners``), hour, status, kind, currency.
 _Key = tuple[bytes, int, str, str, str]

@@ -11,8 +11,8 @@ from metering.valkey import OneLife
 #: Entries of one read, about: enough to spread a transaction's cost, few enough to be done in a tenth of a second.
 BATCH = 2_000
 #: The same, and rows of one transaction, where more waited than the last read took: the more rows share their rollups,
-#: whose updates cost most of all, the sooner they are through.
-BACKLOG = 8_000
+#: whose updates and commits are shared, the sooner they are through. A transaction of so many takes most of a second.
+BACKLOG = 16_000
 #: Entries of one shard that a single read takes at most.
 MOST_OF_ONE = 1_000
 START = "0-0"

@@ -35,7 +35,7 @@ def test_ids_moments_days_and_texts(day: dt.date) -> None:
     row = b"".join(
         [
             binary_copy.count(6),
-            binary_copy.UUID.pack(16, id_.bytes),
+            binary_copy.uuid(id_.int),
             binary_copy.moment(milliseconds_of(id_)),
             binary_copy.date(day),
             binary_copy.text(name),
