@@ -3,6 +3,7 @@
 import logging
 import uuid
 
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import transaction
 from django.db.models import F
 from rest_framework.exceptions import AuthenticationFailed
@@ -66,7 +67,9 @@ def has_ended(token: Token) -> bool:
 
 
 def forget_expired() -> int:
-    """Delete sign-ins whose last refresh token has expired. Returns how many."""
+    """Delete sign-ins whose last refresh token has expired, and sessions of the console that have. Returns how many
+    sign-ins."""
+    SessionStore.clear_expired()
     return SignIn.objects.filter(renewed_at__lt=clock.now() - RefreshToken.lifetime).delete()[0]
 
 

@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
 from django.db import connection
 from rest_framework_simplejwt.tokens import RefreshToken
 
@@ -97,3 +99,12 @@ def test_sign_ins_are_forgotten_when_their_last_token_has_expired() -> None:
     SignIn.objects.update(renewed_at=clock.now() - timedelta(days=30, minutes=1))
     forget_expired_sign_ins()
     assert SignIn.objects.count() == 0
+
+
+def test_sessions_of_the_console_are_forgotten_when_they_have_expired() -> None:
+    for days in (-1, 1):
+        session = SessionStore()
+        session.set_expiry(timedelta(days=days))
+        session.save()
+    forget_expired_sign_ins()
+    assert list(Session.objects.values_list("session_key", flat=True)) == [session.session_key]
