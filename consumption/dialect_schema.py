@@ -70,6 +70,7 @@ _OPENAI_WRITES: dict[str, Schema] = {
     "max_tokens": _tokens(["integer", "null"]),
     "max_completion_tokens": _tokens(["integer", "null"]),
     "n": _or_null("integer", minimum=1, maximum=MOST_CHOICES),
+    "best_of": _or_null("integer", minimum=1, maximum=MOST_CHOICES),
     "temperature": _or_null("number", minimum=0, maximum=2),
     "stream_options": _or_null("object"),
 }

@@ -22,6 +22,7 @@ from common.ids import milliseconds_of, text
 from metering import journal, shards
 from quotas import clocks, commands, shard_states
 from quotas.errors import Away
+from quotas.given_back import requests_back
 from quotas.leases import LEASE_MS, of_tokens, signer_of
 from quotas.limits import LimitSet, limit_set
 from quotas.line import Line, LineError, Lines, NotSent, OutcomeUnknown
@@ -68,12 +69,14 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """What was let in. ``output_cap``: what one choice may cost now. ``rate``: None where requests are unlimited."""
+    """What was let in, under which limits. ``output_cap``: what one choice may cost now. ``rate``: None where requests
+    are unlimited."""
 
     request_id: uuid.UUID
     consumer_id: uuid.UUID
     service_id: uuid.UUID
     shard: int
+    limits: LimitSet
     prompt_bound: int
     output_cap: int
     rate: Rate | None
@@ -163,7 +166,7 @@ class Admission:
         """Let a call in, or raise a refusal of ``quotas.errors`` or ``Unavailable``; a refusal consumes nothing."""
         ready = ask.ready or commands.Ready(names_of(ask.consumer_id, ask.service_id), ask.limits)
         shard = ready.names.shard
-        give_back = partial(self._give_back, ask)
+        give_back = partial(self._give_back, ask, shard)
         try:
             line = self._lines[shard]
             command = self._admit_command(ask, ready, line.clock_offset_ms)
@@ -200,28 +203,34 @@ class Admission:
         if isinstance(answer, bytes):
             cap, left, full_in, size = map(int, _LET_IN.unpack(answer))
             rate = None if size < 0 else Rate(size, left, full_in)
-            return Lease(ask.request_id, ask.consumer_id, ask.service_id, shard, ask.prompt_bound, cap, rate)
+            return Lease(
+                ask.request_id,
+                ask.consumer_id,
+                ask.service_id,
+                shard,
+                ask.limits,
+                ask.prompt_bound,
+                cap,
+                rate,
+            )
         if answer[0] == b"stale":
             self._epochs[shard] = None
         raise refusal_of(answer, ask.limits, at_ms=milliseconds_of(ask.request_id))
 
-    def _give_back(self, ask: Ask, late: Any) -> None:
+    def _give_back(self, ask: Ask, shard: int, late: Any) -> None:
         """An answer nobody waited for: if it let the call in, end the lease, or it would be reaped as unsettled."""
         if isinstance(late, bytes):
-            asyncio.get_running_loop().create_task(
-                self._release(ask.request_id, ask.consumer_id, ask.service_id)
-            )
+            asyncio.get_running_loop().create_task(self.release(self._lease_of(ask, shard, late)))
 
     async def release(self, lease: Lease) -> None:
         """End a lease of a call that never left for the upstream. What fails here, the reaper ends."""
-        await self._release(lease.request_id, lease.consumer_id, lease.service_id)
-
-    async def _release(self, request_id: uuid.UUID, consumer_id: uuid.UUID, service_id: uuid.UUID) -> None:
-        names = names_of(consumer_id, service_id)
+        names = names_of(lease.consumer_id, lease.service_id)
+        elapsed_ms = clock.now_ms() - milliseconds_of(lease.request_id)
+        requests = requests_back(lease.limits, lease.rate, elapsed_ms=elapsed_ms) if lease.rate else (0,)
         try:
             await self._lines[names.shard].call((
-                "EVALSHA", commands.RELEASE.sha, 2, names.epoch, names.leases, self.epoch(names.shard),
-                str(request_id),
+                "EVALSHA", commands.RELEASE.sha, 4, names.epoch, names.leases, names.bucket, names.now,
+                self.epoch(names.shard), str(lease.request_id), *requests,
             ))  # fmt: skip
         except (LineError, hiredis.ReplyError) as error:
             log.warning("lease not released: %s", type(error).__name__)

@@ -140,6 +140,7 @@ def _lease_of(ask: Ask, cap: int, rate: Rate | None) -> Lease:
         consumer_id=ask.consumer_id,
         service_id=ask.service_id,
         shard=shards.shard_of(ask.consumer_id),
+        limits=ask.limits,
         prompt_bound=ask.prompt_bound,
         output_cap=cap,
         rate=rate,

@@ -65,30 +65,36 @@ def bound_of_messages(messages: list[dict[str, Any]]) -> int:
     """Tokens that messages can cost at most, with what a chat template adds."""
     bound = TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
     for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            bound += len(content.encode())
-        elif isinstance(content, list):
-            bound += sum(map(_bound_of_part, content))
         for name, value in message.items():
-            if name not in _COUNTED:
-                bound += len(msgspec.json.encode(value))
+            if name == "role" and len(value) <= _LONGEST_ROLE:
+                continue  # stands in the template
+            if name == "content" and isinstance(value, str):
+                bound += len(value.encode())
+            elif name == "content" and isinstance(value, list):
+                bound += sum(map(_bound_of_part, value))
+            else:
+                bound += bound_of_value(value)
     return bound
 
 
-#: Members of a message that are counted by themselves, or stand in the template.
-_COUNTED = frozenset({"role", "content"})
+#: Some templates put any role into the prompt.
+_LONGEST_ROLE = 16
+_TEXT = frozenset({"type", "text"})
+#: Parts that cost no more tokens than they have bytes; sound too, which comes in base64.
+_BY_BYTES = frozenset({"text", "refusal", "input_audio"})
 
 
 def _bound_of_part(part: Any) -> int:
-    if isinstance(part, dict):
-        if isinstance(part.get("text"), str):
-            return len(part["text"].encode())
-        if part.get("type") == "image_url":
-            return IMAGE_TOKENS
-        if part.get("type") == "file":
-            return DOCUMENT_TOKENS
-    return len(msgspec.json.encode(part))
+    if not isinstance(part, dict):
+        return bound_of_value(part)
+    kind, text = part.get("type", "text"), part.get("text")
+    if isinstance(text, str) and part.keys() <= _TEXT and kind == "text":
+        return len(text.encode())
+    if kind == "image_url":
+        return IMAGE_TOKENS
+    # A type that is not known may be a film, and upstreams exist that take parts without a type for what they hold.
+    is_plain = isinstance(part.get("type"), str) and kind in _BY_BYTES
+    return bound_of_value(part) if is_plain else DOCUMENT_TOKENS
 
 
 def bound_of_value(value: Any) -> int:

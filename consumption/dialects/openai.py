@@ -15,7 +15,7 @@ from common.money import plain
 from common.parsing import read_object
 from consumption import sse
 from consumption.call import Call, Terms
-from consumption.dialects.base import MOST_OUTPUT_TOKENS, Answer
+from consumption.dialects.base import MOST_CHOICES, MOST_OUTPUT_TOKENS, Answer
 from consumption.dialects.checks import (
     bound_of_messages,
     bound_of_tools,
@@ -42,60 +42,77 @@ _TYPES = {
 
 
 _RANGES = (("temperature", 0, 2), ("top_p", 0, 1))
-#: What an upstream may read besides the prompt.
-_ALSO_READ = ("response_format", "functions", "suffix")
+#: Members that say how much is written. Some upstreams know the one, some the other.
+_CAPS = ("max_tokens", "max_completion_tokens")
+#: Members that no model reads. Whatever else there is may be part of somebody's prompt.
+_NOT_READ = frozenset({
+    *_CAPS, "model", "metadata", "stream", "stream_options", "n", "best_of", "temperature", "top_p", "top_k", "stop",
+    "seed", "user", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "echo", "store",
+    "parallel_tool_calls", "tool_choice", "modalities", "service_tier", "encoding_format", "dimensions",
+})  # fmt: skip
 
 
 class _Paid(SpeaksOpenAi):
-    """A checked body, kept as the caller wrote it."""
+    """A checked body, kept as the caller wrote it. ``prompt``: the member that holds the prompt."""
 
-    def __init__(self, body: dict[str, Any], path: str, *, writes: bool) -> None:
+    def __init__(self, body: dict[str, Any], path: str, *, prompt: str, writes: bool) -> None:
         self.path = path
+        self._prompt = prompt
         self.writes = writes
         self.service = typed(body, "model", str, required=True)
         # Most members are not there in most calls: none of them is looked at then.
         self.stream = "stream" in body and bool(typed(body, "stream", bool)) and writes
-        self.choices: int = 1 if body.get("n") is None else typed(body, "n", int)
+        choices: int = 1 if body.get("n") is None else typed(body, "n", int)
         self.metadata: dict[str, Any] | None = typed(body, "metadata", dict) if "metadata" in body else None
-        self._cap = "max_tokens"
         self.max_tokens: int | None = typed(body, "max_tokens", int) if writes else None
         if writes and body.get("max_completion_tokens") is not None:
-            # The newer name of the two holds.
-            check_range(self.max_tokens, "max_tokens", 1, MOST_OUTPUT_TOKENS)
-            self._cap, self.max_tokens = "max_completion_tokens", typed(body, "max_completion_tokens", int)
+            newer = typed(body, "max_completion_tokens", int)
+            for cap in (self.max_tokens, newer):
+                check_range(cap, "max_tokens", 1, MOST_OUTPUT_TOKENS)
+            # Of the two the newer name holds, where it is an option at all.
+            self.max_tokens = newer if prompt == "messages" else self.max_tokens
         options = typed(body, "stream_options", dict) if "stream_options" in body else None
         self.wants_usage = options is not None and options.get("include_usage") is True
         self._body = body
-        check_common(max_tokens=self.max_tokens, choices=self.choices, metadata=self.metadata)
+        check_common(max_tokens=self.max_tokens, choices=choices, metadata=self.metadata)
+        self.choices = choices
+        if "best_of" in body:
+            # So many are written and paid for, whatever is shown.
+            best_of: int | None = typed(body, "best_of", int)
+            check_range(best_of, "best_of", 1, MOST_CHOICES)
+            self.choices = max(choices, best_of or 1)
+        if prompt == "prompt":
+            self.choices *= _prompts_in(body["prompt"])
         for name, least, most in _RANGES:
             if name in body:
                 check_number(body, name, least, most)
 
     def prompt_bound(self) -> int:
-        body = self._body
-        bound = bound_of_tools(body["tools"]) if "tools" in body else 0
-        if "messages" in body:
-            bound += bound_of_messages(body["messages"])
-        else:
-            # A list of token ids has more characters than tokens too.
-            bound += bound_of_value(body.get("prompt")) + bound_of_value(body.get("input"))
-        for name in _ALSO_READ:
-            if name in body:
-                bound += bound_of_value(body[name])
+        bound = 0
+        for name, value in self._body.items():
+            if name == "messages" == self._prompt:
+                bound += bound_of_messages(value)
+            elif name == "tools":
+                bound += bound_of_tools(value)
+            elif name not in _NOT_READ:
+                # A list of token ids has more characters than tokens too.
+                bound += bound_of_value(value)
         return bound
 
     def prompt(self) -> Prompt:
         body = self._body
-        if "messages" in body:
+        if self._prompt == "messages":
             more = (body.get(name) for name in ("tools", "functions", "response_format"))
             return prompt_of_messages(body["messages"], *more)
-        return prompt_of_input(body.get("prompt"), body.get("suffix"), body.get("input"))
+        return prompt_of_input(body[self._prompt], body.get("suffix"))
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         body = {**self._body, "model": model}
         body.pop("metadata", None)
         if self.writes:
-            body[self._cap] = output_cap
+            given = [name for name in _CAPS if body.get(name) is not None]
+            for name in given if self._prompt == "messages" and given else ("max_tokens", *given):
+                body[name] = output_cap
         if self.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         return _encode(body)
@@ -120,7 +137,7 @@ class OpenAi:
             raise InvalidField(f"{self._prompt} is missing, empty or of the wrong type", field=self._prompt)
         if self._prompt == "messages" and not all(map(_is_message, given)):
             raise InvalidField("messages must be objects with a role", field="messages")
-        return _Paid(body, self.path, writes=self._writes)
+        return _Paid(body, self.path, prompt=self._prompt, writes=self._writes)
 
     def success(self, call: Call, terms: Terms, lease: Lease, reply: Reply, cost: Decimal) -> Answer:
         return Answer(200, [("content-type", "application/json"), ("x-cost", plain(cost))], reply.raw)
@@ -164,6 +181,11 @@ EMBEDDINGS = OpenAi("/embeddings", prompt="input", writes=False)
 
 def _is_message(message: Any) -> bool:
     return isinstance(message, dict) and isinstance(message.get("role"), str)
+
+
+def _prompts_in(given: str | list[Any]) -> int:
+    """How many prompts are completed: a list holds texts, lists of token ids, or the token ids of one."""
+    return 1 if isinstance(given, str) else max(1, sum(not isinstance(each, int) for each in given))
 
 
 def _without_usage(raw: bytes) -> bytes:

@@ -102,6 +102,18 @@ async def test_a_release_gives_back_and_writes_nothing(admission: Admission) -> 
     assert await journalled(admission) == []
 
 
+async def test_a_release_gives_its_request_back_once(admission: Admission) -> None:
+    """What a bucket has taken in since is no request's any more: see the model of the buckets."""
+    leases = [await admission.admit(ask(requests_per_second=20)) for _ in range(20)]
+    for lease in leases[10:]:
+        await admission.release(lease)
+        await admission.release(lease)
+    again = [admission.admit(ask(requests_per_second=20)) for _ in range(20)]
+    outcomes = await asyncio.gather(*again, return_exceptions=True)
+    assert not [each for each in outcomes[:10] if isinstance(each, Exception)]
+    assert isinstance(outcomes[-1], errors.RateLimited)
+
+
 async def test_the_bucket_holds_one_second_and_says_when_to_come_back(admission: Admission) -> None:
     for left in (2, 1, 0):
         assert (await admission.admit(ask(requests_per_second=3))).rate == Rate(3, left, ANY)

@@ -9,7 +9,7 @@ import hashlib
 import math
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +33,8 @@ SERVICE, LINEAGE = uuid.UUID(int=1), uuid.UUID(int=11)
 #: Requests a second of the tier and of the key; tokens a minute: 1/32 a millisecond.
 TIER, KEY, MINUTE = 4, 2, 1875
 CLOCK = "clock"
+#: What a release leaves out, since moments are whole milliseconds.
+ROUNDING_MS = 2
 
 
 class Bucket:
@@ -47,6 +49,17 @@ class Bucket:
 
     def take(self, amount: float, now: int) -> None:
         self.level, self.since = self.at(now) - amount, now
+
+    def give_back(self, full_in: float, passed: int) -> None:
+        """A request, unless it might have become full since. ``full_in``: ms, from when it was taken."""
+        self.level += max(0.0, min(1.0, (full_in - passed - ROUNDING_MS) * self.size / 1000))
+
+
+class Held(NamedTuple):
+    lease: Lease
+    need: int
+    key: bool
+    since: int
 
 
 class FirstPeriod(Periods):
@@ -79,7 +92,7 @@ class Buckets(RuleBasedStateMachine):
         self.now += ms
 
     @rule(target=leases, need=st.sampled_from([1, 500, 1000, 1875, 1876]), key=st.booleans())
-    def admit(self, need: int, key: bool) -> tuple[Lease, int] | None:
+    def admit(self, need: int, key: bool) -> Held | None:
         """With the key's own bucket, or without it."""
         refusal = self.expected(need, key)
         answer = self.loop.run_until_complete(self.asked(need, key))
@@ -99,7 +112,7 @@ class Buckets(RuleBasedStateMachine):
         assert answer.rate is not None
         assert answer.rate.left == math.floor(left)
         assert answer.rate.limit == size
-        return answer, need
+        return Held(answer, need, key, self.now)
 
     def expected(self, need: int, key: bool) -> tuple[type[Problem], int | None] | None:
         buckets = [self.tier, self.key] if key else [self.tier]
@@ -139,25 +152,32 @@ class Buckets(RuleBasedStateMachine):
         )  # fmt: skip
 
     @rule(held=consumes(leases), share=st.sampled_from([0, 1, 1, 2]))
-    def settle(self, held: tuple[Lease, int] | None, share: int) -> None:
+    def settle(self, held: Held | None, share: int) -> None:
         """What was used of it: nothing, half, or all (of an even number)."""
         if held is None:
             return
-        lease, need = held
+        lease, need, *_ = held
         tokens = min(need, share * (need // 2))
         done = self.entry(lease.request_id, tokens)
         self.loop.run_until_complete(self.admission.settle(done, journal.encode(done)))
         self.minute.level += need - tokens
 
     @rule(held=consumes(leases), reaped=st.booleans())
-    def come_to_nothing(self, held: tuple[Lease, int] | None, reaped: bool) -> None:
+    def come_to_nothing(self, held: Held | None, reaped: bool) -> None:
         if held is None:
             return
-        lease, need = held
+        lease, need, key, since = held
         if reaped:
             self.loop.run_until_complete(self.admission._close(self.shard, [str(lease.request_id)]))
         else:
-            self.loop.run_until_complete(self.admission.release(lease))
+            assert lease.rate is not None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(clock, "now_ms", lambda: self.now)
+                self.loop.run_until_complete(self.admission.release(lease))
+            passed = self.now - since
+            self.tier.give_back(1000 / TIER if key else lease.rate.full_in_ms, passed)
+            if key:
+                self.key.give_back(1000 / KEY, passed)
         self.minute.level += need
 
 
