@@ -95,6 +95,43 @@ def test_a_day_changed_by_hand_is_named(books: Market) -> None:
     assert "by day" in found.cause
 
 
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"cached_tokens": 1}, {"charged": 2}, {"duration_ms": 1}, {"tier": "basic"}, {"status": "error"},
+    {"upstream_requests": 1}, {"upstream_amount": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rollups", [UsageRollup, DailyUsageRollup])
+def test_whatever_a_statement_is_made_of_is_compared(
+    books: Market, rollups: type[UsageRollup | DailyUsageRollup]
+) -> None:
+    row = rollups.objects.get(consumer=books.consumer)
+    for changed in CHANGES:
+        rollups.objects.filter(id=row.pk).update(**changed)
+        (found,) = differences()
+        assert (found.source, found.consumer_id) == (Difference.Source.ROLLUP, books.consumer.id)
+        assert "not by key, price version" in found.cause
+        row.save()
+
+
+def test_a_row_of_the_ledger_that_moved_to_another_price_or_kind_is_named_by_its_hour(books: Market) -> None:
+    dearer = books.service.publish_price(factories.PER_REQUEST)
+    record = UsageRecord.objects.filter(consumer=books.consumer).order_by("id")[0]
+    hour, of_it = f"{record.timestamp:%Y-%m-%d %H}h", UsageRecord.objects.filter(id=record.id)
+    changes: list[dict[str, Any]] = [
+        {"price_version": dearer},
+        {"usage": {**record.usage, "cached_tokens": 9}},
+        {"cost_amount": 1, "cost": {"amount": 1, "currency": "USD"}},
+    ]
+    for change in changes:
+        of_it.update(**change)
+        (found,) = differences()
+        assert (found.source, found.consumer_id) == (Difference.Source.LEDGER, books.consumer.id)
+        assert "which agree" in found.cause
+        assert hour in found.cause
+        of_it.update(price_version=record.price_version, usage=record.usage)
+
+
 def test_a_quota_period_changed_or_made_up_is_named(books: Market) -> None:
     QuotaPeriod.objects.filter(consumer=books.consumer).update(used=0)
     QuotaPeriod.objects.create(
