@@ -3,6 +3,7 @@
 import datetime as dt
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import connection
@@ -203,6 +204,22 @@ def test_finance_is_written_to_once(books: Market, mailoutbox: list[Any]) -> Non
     assert (len(differences()), len(differences())) == (1, 1)
     (letter,) = mailoutbox
     assert (letter.to, letter.subject) == (["finance@example.com"], "1 differences in the books")
+
+
+def test_a_letter_that_could_not_be_sent_is_sent_with_the_next_look(
+    books: Market, mailoutbox: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = operator("finance")
+    person.email = "finance@example.com"
+    person.save()
+    assert differences() == []
+    books.valkey.hset(books.quota_key, "used", "50")
+    with monkeypatch.context() as without_mail:
+        without_mail.setattr("finance.letters.send_mail", Mock(side_effect=ConnectionRefusedError))
+        assert len(differences()) == 1
+    assert (differences(), differences()) == ([], [])  # a drift is healed, and found once
+    (letter,) = mailoutbox
+    assert "live counter" in letter.body
 
 
 def test_two_at_once_are_one(books: Market) -> None:
