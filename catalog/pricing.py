@@ -94,8 +94,11 @@ class Price:
             return self.rates
         return {REQUEST: self.per_request} if self.model == "per_request" or self.per_request else {}
 
-    def counts(self, tokens: Tokens, requests: int) -> dict[str, int]:
-        """How much of each of ``unit_rates`` these tokens of so many charged calls are: each token once."""
+    def counts(self, tokens: Tokens, requests: int, *, are_changes: bool = False) -> dict[str, int]:
+        """How much of each of ``unit_rates`` these tokens of so many charged calls are: each token once.
+
+        ``are_changes``: by so much a call was corrected, so a part may be below zero, or beyond its group.
+        """
         if self.single:
             return {TOKEN: tokens.total}
         if not self.rates:
@@ -104,7 +107,8 @@ class Price:
         for group, _, parts in self._groups:
             left = getattr(tokens, group)
             for kind, _ in parts:
-                found[kind] = min(getattr(tokens, kind), left)
+                count = getattr(tokens, kind)
+                found[kind] = count if are_changes else min(count, left)
                 left -= found[kind]
             found[group] = left
         return found

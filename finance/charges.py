@@ -138,7 +138,9 @@ def _usage(use: Use) -> Iterator[ChargeLine]:
 
 
 def _counts(use: Use) -> Mapping[str, int]:
-    return use.price.counts(use.tokens, use.requests) if use.price.currency == use.currency else {}
+    if use.price.currency != use.currency:
+        return {}
+    return use.price.counts(use.tokens, use.requests, are_changes=use.correction)
 
 
 def _steps(calls: Sequence[Use]) -> Iterator[ChargeLine]:

@@ -8,11 +8,13 @@ import datetime as dt
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 
@@ -31,6 +33,7 @@ _LOCK = 0x6578706F
 #: Progress is told so often, seconds; a cancelled job ends at the next time.
 _TELL_EVERY = 0.5
 _UNFINISHED = (ExportJob.State.QUEUED, ExportJob.State.RUNNING)
+_WITHOUT_FILES = (ExportJob.State.FAILED, ExportJob.State.CANCELLED, ExportJob.State.EXPIRED)
 
 
 class Unwanted(Exception):
@@ -160,12 +163,29 @@ def _held(job_id: Any) -> Iterator[bool]:
 
 
 def expire() -> int:
-    """Take files away that had their time; returns how many jobs."""
-    expired = 0
-    for job in ExportJob.objects.stale():
-        shutil.rmtree(job.folder, ignore_errors=True)
-        expired += job.moves(ExportJob.State.EXPIRED, of=(ExportJob.State.DONE,))
+    """Take files away that had their time, and what killed workers left behind; returns how many jobs expired."""
+    expired = sum(
+        job.moves(ExportJob.State.EXPIRED, of=(ExportJob.State.DONE,)) for job in ExportJob.objects.stale()
+    )
+    _remove_leftovers()
     return expired
+
+
+def _remove_leftovers() -> None:
+    """Folders of jobs that ended without a file, unless a worker is still about to notice that."""
+    folders = {folder.name for folder in Path(settings.EXPORT_DIR).glob("*") if _is_id(folder.name)}
+    for job in ExportJob.objects.filter(id__in=folders, state__in=_WITHOUT_FILES):
+        with _held(job.id) as is_ours:
+            if is_ours:
+                shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _is_id(name: str) -> bool:
+    try:
+        uuid.UUID(name)
+    except ValueError:
+        return False
+    return True
 
 
 def file_of(job: ExportJob) -> Path | None:

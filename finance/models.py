@@ -174,6 +174,9 @@ class Difference(models.Model):
     ledger = models.JSONField(default=dict, help_text="What the ledger says; amounts as text.")
     other = models.JSONField(default=dict, help_text="What the other book says.")
     cause = models.TextField()
+    told_at = models.DateTimeField(
+        null=True, help_text="When finance was written to of it, or of the same in the reconciliation before."
+    )
 
     class Meta:
         db_table = "reconciliation_differences"

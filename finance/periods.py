@@ -185,6 +185,8 @@ def _reconciled(month: Month) -> Condition:
     latest = of_it.order_by("-id").first()
     if latest is None:
         return Condition(name, False, "none since the month's end")
+    if not latest.counters_compared:
+        return Condition(name, False, "live counters could not be read")
     found = Difference.objects.filter(reconciliation=latest).filter(Q(month=month.first) | Q(month=None))
     return Condition(
         name, not found.exists(), f"{found.count()} differences, {latest.finished_at:%Y-%m-%d %H:%M:%S}"

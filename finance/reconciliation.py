@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: How long reconciliations that found nothing are kept.
 KEPT = dt.timedelta(days=30)
+#: Of how many one letter tells.
+MOST_TOLD = 50
 _LOCK = 0x7265636F
 
 
@@ -34,7 +36,9 @@ def reconcile(*, asked_by: str, months: list[dt.date] | None = None) -> Reconcil
         if not is_alone:
             return None
         done, differences = _compare(months or open_months(), asked_by)
-    _alert(done, differences)
+        for difference in differences:
+            log.error("reconciliation: %s", difference)
+        _tell_finance(done)
     return done
 
 
@@ -65,6 +69,7 @@ def _compare(months: list[dt.date], asked_by: str) -> tuple[Reconciliation, list
         at = positions(moment)
     with transaction.atomic():
         differences += _drifts()
+        _mark_known(differences)
         done = Reconciliation.objects.create(
             started_at=started_at,
             months=months,
@@ -110,22 +115,20 @@ def _drifts() -> list[Difference]:
     ]
 
 
-def _alert(done: Reconciliation, differences: list[Difference]) -> None:
-    """Tell the log of everything, and finance by e-mail of what the last reconciliation did not find yet."""
+def _mark_known(differences: list[Difference]) -> None:
+    """What the last reconciliation found too is told of by that one."""
+    known = {difference.subject for difference in Difference.objects.filter(reconciliation=latest())}
     for difference in differences:
-        log.error("reconciliation: %s", difference)
-    known = {
-        difference.subject
-        for difference in Difference.objects.filter(reconciliation=_before(done)).select_related(None)
-    }
-    fresh = [difference for difference in differences if difference.subject not in known]
-    if fresh:
-        told = [f"{difference.get_source_display()}: {difference.cause}" for difference in fresh[:50]]
-        write_to_finance(f"{len(fresh)} differences in the books", [f"Reconciliation of {done}", "", *told])
+        difference.told_at = clock.now() if difference.subject in known else None
 
 
-def _before(done: Reconciliation) -> Reconciliation | None:
-    return Reconciliation.objects.filter(id__lt=done.id).order_by("-id").first()
+def _tell_finance(done: Reconciliation) -> None:
+    """Write of everything that nobody was written to of yet: again where a letter could not be sent."""
+    fresh = list(Difference.objects.filter(told_at=None).order_by("id"))
+    told = [f"{difference.get_source_display()}: {difference.cause}" for difference in fresh[:MOST_TOLD]]
+    subject = f"{len(fresh)} differences in the books"
+    if fresh and write_to_finance(subject, [f"Reconciliation of {done}", "", *told]):
+        Difference.objects.filter(id__in=[difference.pk for difference in fresh]).update(told_at=clock.now())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from finance import exports, report_channels
 from finance.letters import write_to_finance
 from finance.models import ExportJob, ReportDelivery, ReportSchedule
 from finance.report_channels import Refused, Unclear
+from metering.archived import UsageArchived
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def plan() -> None:
         )
     waiting = ReportDelivery.objects.filter(state=_State.WAITING)
     for delivery_id in waiting.filter(job=None).values_list("id", flat=True):
-        _order(delivery_id)
+        _order_or_fail(delivery_id)
     # Its file had its time before anybody could be reached.
     waiting.filter(job__state=ExportJob.State.EXPIRED).update(job=None)
     gone = waiting.filter(job__state__in=(ExportJob.State.FAILED, ExportJob.State.CANCELLED))
@@ -77,6 +78,16 @@ def _due(schedule: ReportSchedule) -> list[dt.date]:
         months.append(month)
         month = clock.next_month(month)
     return months
+
+
+def _order_or_fail(delivery_id: int) -> None:
+    """One that cannot be made waits for a person, and no other waits for it."""
+    try:
+        _order(delivery_id)
+    except UsageArchived as gone:
+        ReportDelivery.objects.filter(id=delivery_id, state=_State.WAITING, job=None).update(
+            state=_State.FAILED, error=gone.detail[:255]
+        )
 
 
 @transaction.atomic

@@ -26,6 +26,7 @@ class CorrectionForm(NoteForm):
     """What is added to a call; negative takes away."""
 
     cost = forms.DecimalField(max_digits=38, decimal_places=18, initial=0, required=False)
+    seen = forms.IntegerField(widget=forms.HiddenInput)
     field_order = (*TOKEN_COUNTS, "cost", "note")
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -92,7 +93,8 @@ class CorrectionPages(admin.ModelAdmin):  # type: ignore[type-arg] # generic in 
         record = self.get_object(request, object_id)
         if record is None:
             raise Http404
-        form = CorrectionForm(request.POST or None)
+        seen = len(corrections.rows_of(record.request_id))
+        form = CorrectionForm(request.POST or None, initial={"seen": seen})
         if form.is_valid() and self._correct(request, record, form):
             return HttpResponseRedirect(
                 reverse("admin:metering_usagerecord_changelist") + f"?q={record.request_id}"
@@ -114,6 +116,7 @@ class CorrectionPages(admin.ModelAdmin):  # type: ignore[type-arg] # generic in 
                 form.amounts(),
                 note=form.cleaned_data["note"],
                 actor=actor_of(request),
+                seen=form.cleaned_data["seen"],
                 address=trail.address_of(request),
             )
         except CorrectionRefused as error:

@@ -4,6 +4,7 @@ Nobody waits for a journal here, but the row is written as a drain writes: under
 that no drain decides about the same request meanwhile, and told in the outbox.
 """
 
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -56,11 +57,18 @@ def void(record: UsageRecord, *, note: str, actor: str, address: str | None = No
 
 @transaction.atomic
 def correct(
-    record: UsageRecord, amounts: Amounts, *, note: str, actor: str, address: str | None = None
+    record: UsageRecord,
+    amounts: Amounts,
+    *,
+    note: str,
+    actor: str,
+    seen: int | None = None,
+    address: str | None = None,
 ) -> UsageRecord:
     """Add amounts to a call that was settled. Its rows together never come to less than nothing.
 
-    Raises ``CorrectionRefused``.
+    ``seen``: how many rows the call had (``rows_of``) when somebody decided this, so that whoever says it twice, or at
+    the same time as another, adds it once. Raises ``CorrectionRefused``.
     """
     if amounts == Amounts():
         raise CorrectionRefused("Nothing would change.")
@@ -68,9 +76,20 @@ def correct(
     rows = _rows_of(line)
     if record.status == _UNSETTLED:
         raise CorrectionRefused("The call is unsettled: void it, or wait for its settle.")
+    if seen is not None and len(rows) != seen:
+        raise CorrectionRefused(
+            "The call has got another row meanwhile. Look at it, and open this page anew."
+        )
     if min(_together(rows, amounts)) < 0:
         raise CorrectionRefused("The call would come to less than nothing.")
     return _enter(line, "usage_corrected", note, actor, address)
+
+
+def rows_of(request_id: uuid.UUID) -> list[UsageRecord]:
+    """All that the ledger has of a call, its first row before its corrections."""
+    first = UsageRecord.objects.filter(id=request_id, timestamp=moment_of(request_id))
+    corrections = UsageRecord.objects.filter(corrects=request_id, kind=UsageRecord.Kind.CORRECTION)
+    return [*first, *corrections.order_by("id")]
 
 
 def _line(record: UsageRecord, amounts: Amounts, status: str, note: str) -> Line:
@@ -101,12 +120,10 @@ def _line(record: UsageRecord, amounts: Amounts, status: str, note: str) -> Line
 
 
 def _rows_of(line: Line) -> list[UsageRecord]:
-    """All that the ledger has of the call, while no drain can add to it."""
+    """``rows_of``, while no drain can add to them."""
     positions.append(line.shard, [line.id])
     request_id = line.entry.request_id
-    first = UsageRecord.objects.filter(id=request_id, timestamp=moment_of(request_id))
-    corrections = UsageRecord.objects.filter(corrects=request_id, kind=UsageRecord.Kind.CORRECTION)
-    rows = [*first, *corrections.order_by("id")]
+    rows = rows_of(request_id)
     away = archived.months_away_of(moment_of(request_id), line.moment)
     if away:
         raise CorrectionRefused(archived.sentence(away))

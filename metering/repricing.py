@@ -3,6 +3,9 @@
 They come about where a price was published for a moment in the past. The call's own row stays as it is; a correction
 names it and holds the difference, so that doing it again finds nothing. Rows of closed months are left alone, and so
 are calls that nobody settled, and corrections that came by other ways.
+
+A correction moves no step of a month and changes no fee (``finance.charges``). So where the month decides what either
+price comes to, calls are left alone too: all of them would be corrected to the highest rate, and nothing given back.
 """
 
 import datetime as dt
@@ -33,6 +36,9 @@ PAGE = 2_000
 _LOCK = 0x72657072
 _USAGE, _CORRECTION = UsageRecord.Kind.USAGE, UsageRecord.Kind.CORRECTION
 _REPRICED = UsageRecord.Settlement.REPRICED
+#: Why a call is left alone.
+NO_PRICE = "no price in this currency was in force: left alone"
+MONTH_DECIDES = "the month decides what one of the prices comes to: left alone, to be corrected by hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +63,14 @@ class Scope:
 class Repriced:
     """A call, what it costs until now with earlier corrections of this kind, and what the price in force says.
 
-    ``should_cost`` is None where that is in another currency, or where no price was in force.
+    ``should_cost`` is None where the call is left alone, and ``left_alone`` says why.
     """
 
     record: UsageRecord
     version_id: uuid.UUID | None
     costs: Decimal
     should_cost: Decimal | None
+    left_alone: str = ""
 
     @property
     def difference(self) -> Decimal:
@@ -140,10 +147,20 @@ def _compared(records: Sequence[UsageRecord], prices: "_Prices") -> Iterator[Rep
     for record in records:
         version_id, price = prices.at(record.service_id, milliseconds_of(record.id))
         costs = EXACT.add(record.cost_amount, earlier.get(record.id, ZERO))
-        should_cost = None
-        if price is not None and price.currency == record.currency:
-            should_cost = cost_of(record, price)
-        yield Repriced(record, version_id, costs, should_cost)
+        if price is None or price.currency != record.currency:
+            yield Repriced(record, version_id, costs, None, NO_PRICE)
+        elif version_id != record.price_version_id and not _calls_decide(prices.charged(record), price):
+            yield Repriced(record, version_id, costs, None, MONTH_DECIDES)
+        else:
+            yield Repriced(record, version_id, costs, cost_of(record, price))
+
+
+def _calls_decide(charged: Price | None, in_force: Price) -> bool:
+    """Whether what two prices differ by in a month is what they differ by in its calls."""
+    if charged is None:
+        return False
+    has_steps = charged.steps or in_force.steps or charged.least or in_force.least
+    return not has_steps and charged.fee == in_force.fee
 
 
 def cost_of(record: UsageRecord, price: Price) -> Decimal:
@@ -180,6 +197,11 @@ class _Prices:
         known = self._of[service_id]
         position = bisect_right(known, at_ms, key=lambda version: version[0])
         return known[position - 1][1:] if position else (None, None)
+
+    def charged(self, record: UsageRecord) -> Price | None:
+        """The one that its row names; None where there is none of its name. After ``at`` for the same service."""
+        known = self._of[record.service_id]
+        return next((price for _, id_, price in known if id_ == record.price_version_id), None)
 
 
 def _line(shard: int, found: Repriced) -> Line:

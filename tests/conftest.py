@@ -7,6 +7,7 @@ import pytest
 from django.contrib.auth.hashers import Argon2PasswordHasher
 from django.core.management import call_command
 from django.db import connection
+from hypothesis import HealthCheck, settings
 from pytest_django import DjangoDbBlocker
 
 from accounts.roles import sync_roles
@@ -23,6 +24,10 @@ from tests.superuser import as_superuser
 
 #: Folders whose tests start processes and mind how long things take: one worker runs all of one, one after the other.
 OF_PROCESSES = ("live", "devstack")
+
+# How long an example takes says how busy the machine is, and nothing of what is tested.
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ours")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

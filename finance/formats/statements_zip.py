@@ -44,7 +44,7 @@ _SELECT = f"""
     SELECT g.*, c.name AS consumer FROM (
         SELECT date_trunc('month', r."timestamp" AT TIME ZONE 'UTC')::date AS month, r.consumer_id, r.service_id,
             r.price_version_id, r.currency, r.kind, count(*) AS rows, {_TOKENS},
-            count(*) FILTER (WHERE r.kind = 'usage' AND r.usage->>'usage_source' <> 'none') AS requests,
+            count(*) FILTER (WHERE r.usage->>'usage_source' <> 'none') AS requests,
             sum(r.cost_amount) AS cost
         FROM usage_records r WHERE {{where}} GROUP BY 1, 2, 3, 4, 5, 6
     ) g LEFT JOIN consumers c ON c.id = g.consumer_id ORDER BY g.month, g.consumer_id

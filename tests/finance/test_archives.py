@@ -18,17 +18,18 @@ from pytest_django import Settings
 
 from common import clock, crash
 from common.ids import uuid7
-from finance import archives, books, exports, last_export, reconciliation
+from finance import archives, books, exports, last_export, reconciliation, reports
 from finance.archive_files import facts
 from finance.errors import ArchiveRefused
-from finance.models import ArchiveStep, ExportJob
+from finance.models import ArchiveStep, ExportJob, ReportDelivery
 from finance.snapshot import one_moment
-from finance.tasks import archive_usage, run_export
+from finance.tasks import archive_usage, run_export, send_reports
 from metering import archived, closed_months, corrections, explorer, journal, partitions, usage
 from metering.archived import UsageArchived
 from metering.corrections import Amounts, CorrectionRefused
 from metering.models import ArchivedRequests, ClosedMonth, UsageRecord
 from tests.console import console, operator
+from tests.finance.test_reports import schedule
 from tests.harness.sessions import wait_until_free
 from tests.harness.waiting import wait_for
 from tests.metering.market import Market, letters, metadata
@@ -355,6 +356,26 @@ def test_who_asks_for_rows_is_told_and_rollups_answer_as_before(
     form = {"format": "csv", "first": f"{first}", "last": f"{now:%Y-%m-%d}", "consumer": ""}
     assert told in client.post("/admin/finance/exportjob/add/", form).content.decode()
     assert "in a table beside it" in client.get("/admin/finance/archivestep/").content.decode()
+
+
+def test_a_report_of_an_archived_month_waits_for_a_person_and_keeps_no_other_waiting(
+    calls: dict[str, journal.Entry],
+) -> None:
+    archive()
+    for first in (last_month(), clock.month_of(clock.month_start(last_month()) - dt.timedelta(days=1))):
+        schedule(name=f"since {first}", first_month=first).save()
+    send_reports()
+    before, *archived_months = ReportDelivery.objects.order_by("month", "id")
+    assert (before.state, before.job is None) == (ReportDelivery.State.WAITING, False)
+    assert {(delivery.month, delivery.state) for delivery in archived_months} == {
+        (last_month(), ReportDelivery.State.FAILED)
+    }
+    assert "in the archive" in archived_months[0].error
+    archives.restore(last_month(), by="anna")
+    assert reports.send_again(archived_months[0])
+    send_reports()
+    archived_months[0].refresh_from_db()
+    assert archived_months[0].job is not None
 
 
 def test_by_itself_only_what_settings_say_and_never_what_somebody_restored(

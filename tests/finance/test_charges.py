@@ -173,6 +173,27 @@ def test_corrections_are_lines_of_their_own_and_move_no_step_and_no_least_amount
     assert found.total == Decimal("10.25")
 
 
+BY_KIND = {
+    "model": "per_token", "rates": {"prompt": "3", "completion": "15", "cached": "1"}, "unit": 1_000, "currency": "USD",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cost", "lines"),
+    [
+        (Tokens(-10, -20, cached=-4), "-0.322", [("cached", -4), ("prompt", -6), ("completion", -20)]),
+        (Tokens(0, 0, cached=4), "-0.008", [("cached", 4), ("prompt", -4)]),
+    ],
+)
+def test_corrections_tell_by_how_many_tokens_of_each_kind(
+    tokens: Tokens, cost: str, lines: list[tuple[str, int]]
+) -> None:
+    """A whole call is taken back; tokens were read from a cache after all."""
+    found = month(use(BY_KIND, Tokens(10, 20)), use(BY_KIND, tokens, cost=cost, correction=True))
+    corrected = [line for line in found.lines if line.category is Category.CORRECTION]
+    assert [(line.counted, line.quantity) for line in corrected] == lines
+
+
 def test_currencies_and_services_are_kept_apart() -> None:
     euro = {"model": "per_request", "rate_per_request": "0.5", "minimum_per_month": 3, "currency": "EUR"}
     other, third = uuid.UUID(int=9), uuid.UUID(int=10)

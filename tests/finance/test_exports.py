@@ -298,6 +298,28 @@ def test_files_go_when_their_time_is_over(ledger: Calls, monkeypatch: pytest.Mon
     assert exports.file_of(kept) is not None
 
 
+def test_what_a_killed_worker_left_of_a_cancelled_job_goes(
+    ledger: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finance.tasks.run_export.delay", lambda _: None)
+    job, (kept, file) = ordered(), done()
+    job.moves(ExportJob.State.RUNNING, of=(ExportJob.State.QUEUED,))
+    job.folder.mkdir(parents=True)
+    (job.folder / "copied.csv").write_text("usage")
+    (job.folder.parent / "lost+found").mkdir()
+    exports.cancel(job, actor="anna")
+    other = connection.copy()
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [exports._LOCK, str(job.id)])
+        resume_exports()
+        assert job.folder.exists()
+        cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [exports._LOCK, str(job.id)])
+    other.close()
+    resume_exports()
+    assert sorted(folder.name for folder in kept.folder.parent.iterdir()) == [str(kept.id), "lost+found"]
+    assert exports.file_of(kept) == file
+
+
 def test_what_was_never_begun_is_put_to_work(ledger: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr("finance.tasks.run_export.delay", asked.append)

@@ -147,8 +147,11 @@ def test_a_journal_that_is_not_drained_keeps_it_open(ready: Market) -> None:
 
 
 def test_without_valkey_it_stays_open(ready: Market, settings: Any) -> None:
-    settings.REDIS_URL = "redis://127.0.0.1:9/0"
+    url, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:9/0"
     assert set(missing().values()) == {"Valkey does not answer"}
+    reconciliation.reconcile(asked_by="anna")
+    settings.REDIS_URL = url
+    assert missing() == {"The latest reconciliation is zero": "live counters could not be read"}
 
 
 def test_a_dead_letter_of_it_keeps_it_open_until_it_is_set_aside(ready: Market) -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import connection
@@ -95,6 +96,43 @@ def test_a_day_changed_by_hand_is_named(books: Market) -> None:
     assert "by day" in found.cause
 
 
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"cached_tokens": 1}, {"charged": 2}, {"duration_ms": 1}, {"tier": "basic"}, {"status": "error"},
+    {"upstream_requests": 1}, {"upstream_amount": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rollups", [UsageRollup, DailyUsageRollup])
+def test_whatever_a_statement_is_made_of_is_compared(
+    books: Market, rollups: type[UsageRollup | DailyUsageRollup]
+) -> None:
+    row = rollups.objects.get(consumer=books.consumer)
+    for changed in CHANGES:
+        rollups.objects.filter(id=row.pk).update(**changed)
+        (found,) = differences()
+        assert (found.source, found.consumer_id) == (Difference.Source.ROLLUP, books.consumer.id)
+        assert "not by key, price version" in found.cause
+        row.save()
+
+
+def test_a_row_of_the_ledger_that_moved_to_another_price_or_kind_is_named_by_its_hour(books: Market) -> None:
+    dearer = books.service.publish_price(factories.PER_REQUEST)
+    record = UsageRecord.objects.filter(consumer=books.consumer).order_by("id")[0]
+    hour, of_it = f"{record.timestamp:%Y-%m-%d %H}h", UsageRecord.objects.filter(id=record.id)
+    changes: list[dict[str, Any]] = [
+        {"price_version": dearer},
+        {"usage": {**record.usage, "cached_tokens": 9}},
+        {"cost_amount": 1, "cost": {"amount": 1, "currency": "USD"}},
+    ]
+    for change in changes:
+        of_it.update(**change)
+        (found,) = differences()
+        assert (found.source, found.consumer_id) == (Difference.Source.LEDGER, books.consumer.id)
+        assert "which agree" in found.cause
+        assert hour in found.cause
+        of_it.update(price_version=record.price_version, usage=record.usage)
+
+
 def test_a_quota_period_changed_or_made_up_is_named(books: Market) -> None:
     QuotaPeriod.objects.filter(consumer=books.consumer).update(used=0)
     QuotaPeriod.objects.create(
@@ -166,6 +204,22 @@ def test_finance_is_written_to_once(books: Market, mailoutbox: list[Any]) -> Non
     assert (len(differences()), len(differences())) == (1, 1)
     (letter,) = mailoutbox
     assert (letter.to, letter.subject) == (["finance@example.com"], "1 differences in the books")
+
+
+def test_a_letter_that_could_not_be_sent_is_sent_with_the_next_look(
+    books: Market, mailoutbox: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = operator("finance")
+    person.email = "finance@example.com"
+    person.save()
+    assert differences() == []
+    books.valkey.hset(books.quota_key, "used", "50")
+    with monkeypatch.context() as without_mail:
+        without_mail.setattr("finance.letters.send_mail", Mock(side_effect=ConnectionRefusedError))
+        assert len(differences()) == 1
+    assert (differences(), differences()) == ([], [])  # a drift is healed, and found once
+    (letter,) = mailoutbox
+    assert "live counter" in letter.body
 
 
 def test_two_at_once_are_one(books: Market) -> None:

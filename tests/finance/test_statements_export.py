@@ -16,12 +16,15 @@ from finance import exports, statement_pdf
 from finance.charges import sum_of
 from finance.errors import RangeRefused
 from finance.models import ExportJob
-from finance.statements import Statement
+from finance.statements import Statement, statement
 from finance.tasks import run_export
 from metering import partitions
+from metering.corrections import Amounts, correct
 from tests import factories
 from tests.console import console, operator
 from tests.ledger_rows import Calls
+from tests.metering.market import Market
+from tests.metering.test_closed_months import close, id_of_last_month
 
 COSTS = ("0.0015", "0.000000000000000001", "12345678901234567890.123456789012345678")
 LAST, THIS = (dt.datetime(2024, month, 1, tzinfo=clock.UTC) for month in (2, 3))
@@ -65,6 +68,28 @@ def test_every_consumer_has_a_statement_and_their_list_adds_up_to_the_ledger(led
     assert {row["consumer"] for row in rows} == {ledger.key.consumer.name, "'=cmd|'"}
     # A cell may take two lines for as much.
     assert "12,345,678,901,234,567,890.12USD" in "".join("".join(texts).split())
+
+
+def test_a_statement_is_the_consoles_line_by_line(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late calls of a closed month, a correction of other amounts, and a call that was not charged."""
+    month, by_request = market.month, market.service.publish_price(factories.PER_REQUEST)
+    entry = market.entry()
+    market.write(
+        entry,
+        market.entry(status="error", usage_source="none", prompt_tokens=0, completion_tokens=0, cost="0"),
+    )
+    close()
+    late = {"request_id": id_of_last_month(), "price_version_id": by_request.id, "cost": "0.01"}
+    market.write(market.entry(**late), market.entry(request_id=id_of_last_month(), cached_tokens=3))
+    market.drain()
+    correct(market.record(entry), Amounts(prompt_tokens=-1, cost=Decimal("-0.001")), note="x", actor="anna")
+    rendered: list[Statement] = []
+    render = statement_pdf.render
+    monkeypatch.setattr(statement_pdf, "render", lambda found: (rendered.append(found), render(found))[1])
+    start, end = clock.month_start(month), clock.month_start(clock.next_month(month))
+    monkeypatch.setattr(clock, "now", lambda: end)
+    run_export(str(ordered(start, end).id))
+    assert [found.accounts for found in rendered] == [statement(market.consumer, month).accounts]
 
 
 @pytest.mark.parametrize(

@@ -141,15 +141,20 @@ def test_finance_corrects_and_voids_in_the_console_with_a_note(
         assert "correct/" not in client.get(page + "change/").content.decode()
     assert page + "correct/" in finance.get(page + "change/").content.decode()
     assert finance.post(page + "correct/", amounts).status_code == 400  # no note
-    answer = finance.post(page + "correct/", {**amounts, "cost": "-9", "note": "x"})
+    answer = finance.post(page + "correct/", {**amounts, "cost": "-9", "note": "x", "seen": 1})
     assert "less than nothing" in answer.content.decode()
     assert len(rows()) == 2
-    assert finance.post(page + "correct/", {**amounts, "note": "cut off"}).status_code == 302
+    seen = finance.get(page + "correct/").context["form"]["seen"].value()
+    told = {**amounts, "note": "cut off", "seen": seen}
+    assert finance.post(page + "correct/", told).status_code == 302
+    again = finance.post(page + "correct/", told)
+    assert "another row meanwhile" in again.content.decode()
+    assert len(rows()) == 3
     assert rows()[-1] == ("correction", "success", "manual", -20, Decimal("-0.002"))
     rare = {"cache_write_tokens": 3, "audio_prompt_tokens": 4, "audio_completion_tokens": 5}
     form = finance.get(page + "correct/").content.decode()
     assert all(f'name="{name}"' in form for name in rare)
-    assert finance.post(page + "correct/", {**rare, "note": "read again"}).status_code == 302
+    assert finance.post(page + "correct/", {**rare, "note": "read again", "seen": 2}).status_code == 302
     added = UsageRecord.objects.order_by("-id")[0].usage
     assert {name: added[name] for name in rare} == rare
 

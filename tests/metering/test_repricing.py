@@ -139,6 +139,51 @@ def test_another_currency_is_left_alone_and_told_of(market: Market) -> None:
     assert "left alone" in printed("--dry-run")
 
 
+STEPS = {
+    "model": "per_token", "rate_per_token": [{"up_to": 10, "rate": "0.003"}, {"rate": "0.002"}], "tiers": "graduated",
+    "currency": "USD",
+}  # fmt: skip
+PLAN = {"model": "subscription", "rate_per_token": "0.1", "fee_per_month": "20", "currency": "USD"}
+
+
+@pytest.mark.parametrize(
+    ("charged", "in_force"),
+    [
+        (factories.PER_TOKEN, STEPS),
+        (STEPS, factories.PER_TOKEN),
+        (factories.PER_TOKEN, {**factories.PER_TOKEN, "rate_per_token": "0.1", "minimum_per_month": "10"}),
+        (factories.PER_TOKEN, {**PLAN, "fee_per_month": "0", "included": 1000}),
+        (factories.PER_TOKEN, PLAN),
+    ],
+)
+def test_where_the_month_decides_calls_are_left_alone_and_told_of(
+    market: Market, charged: dict[str, Any], in_force: dict[str, Any]
+) -> None:
+    version = backdate(market, charged, minutes=30)
+    market.write(market.entry(price_version_id=version.id))
+    market.drain()
+    backdate(market, in_force, minutes=20)
+    assert reprice(today(), actor="x") == 0
+    assert "the month decides what one of the prices comes to: left alone" in printed("--dry-run")
+
+
+def test_calls_under_the_same_fee_are_corrected(market: Market) -> None:
+    version = backdate(market, PLAN, minutes=30)
+    market.write(market.entry(price_version_id=version.id, cost="3"))
+    market.drain()
+    backdate(market, {**PLAN, "rate_per_token": "0.2"}, minutes=20)
+    assert reprice(today(), actor="x") == 1
+    assert [cost for _, cost in corrections()] == [Decimal(3)]
+
+
+def test_a_call_that_does_not_cost_what_its_own_price_says_is_corrected(market: Market) -> None:
+    version = backdate(market, STEPS, minutes=30)
+    market.write(market.entry(price_version_id=version.id, cost="0.08"))
+    market.drain()
+    assert reprice(today(), actor="x") == 1
+    assert [cost for _, cost in corrections()] == [Decimal("0.01")]
+
+
 def test_rows_of_closed_months_are_left_alone(market: Market) -> None:
     before = clock.month_start(market.month) - dt.timedelta(hours=1)
     version = market.service.publish_price(factories.PER_REQUEST, before - dt.timedelta(hours=1))

@@ -77,13 +77,12 @@ def _rows(found: Iterable[Repriced]) -> list[tuple[str, ...]]:
         _count(totals[record.currency], each)
         if each.should_cost is None or each.difference:
             key = (record.service_id, record.price_version_id, each.version_id, record.currency)
-            _count(sums[key, each.should_cost is None], each)
+            _count(sums[key, each.left_alone], each)
     names = {
         service.id: str(service) for service in Service.objects.filter(id__in={key[0][0] for key in sums})
     }
     rows = [
-        (names[service], _short(charged_at), _short(in_force), *_told(amounts, currency),
-         "no price in this currency was in force: left alone" if left_alone else "")
+        (names[service], _short(charged_at), _short(in_force), *_told(amounts, currency), left_alone)
         for ((service, charged_at, in_force, currency), left_alone), amounts in sorted(sums.items(), key=str)
     ]  # fmt: skip
     return rows + [
