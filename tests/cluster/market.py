@@ -251,15 +251,15 @@ async def gate(market: ClusterMarket, place: str = ANYWHERE) -> AsyncIterator[Ga
 
 
 class Observer(threading.Thread):
-    """Looks from outside, again and again, at what the greedy have used and reserved together (I3).
+    """Looks from outside, again and again, at what consumers have used and reserved together (I3).
 
-    Every node is asked that thinks itself their master: there may be two of them.
+    Every node is asked that may think itself their master: there may be two of them.
     """
 
-    def __init__(self, market: ClusterMarket) -> None:
+    def __init__(self, nodes: Sequence[Node], keys: Sequence[str]) -> None:
         super().__init__(daemon=True)
-        self._keys = [market.quota_key(shard) for shard in range(GREEDY)]
-        self._nodes = [node.impatient_client() for node in market.servers.nodes]
+        self._keys = keys
+        self._nodes = [node.impatient_client() for node in nodes]
         self._ended = threading.Event()
         self.looks = self.worst = 0
 
@@ -315,7 +315,7 @@ def gates_under_load(
             await asyncio.gather(*loads)
             await asyncio.gather(*(each.hand_in() for each in gates))
 
-    observer = Observer(market)
+    observer = Observer(market.servers.nodes, [market.quota_key(shard) for shard in range(GREEDY)])
     observer.start()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_placed, calls())
