@@ -1,4 +1,4 @@
-"""On a cluster: while masters are away, gateways serve their consumers out of shares, and those of the others as ever."""
+"""On a cluster: while masters are away, gateways serve their consumers out of shares, and the others as ever."""
 
 import uuid
 from collections.abc import Iterator, Sequence
