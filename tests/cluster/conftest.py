@@ -10,7 +10,7 @@ import pytest
 from consumption.quota_reading import _valkey
 from tests.cluster.market import ClusterMarket
 from tests.committed import audit_trail_may_be_emptied, committed
-from tests.harness.cluster import ValkeyCluster
+from tests.harness.cluster import MASTERS, Node, ValkeyCluster
 from tests.harness.servers import RUN
 
 __all__ = ["audit_trail_may_be_emptied", "committed", "market", "servers"]
@@ -18,7 +18,8 @@ __all__ = ["audit_trail_may_be_emptied", "committed", "market", "servers"]
 
 @pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
-    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"), inherit=[RUN.lock.descriptor])
+    folder = tmp_path_factory.mktemp("cluster")
+    cluster = ValkeyCluster([Node(folder / f"node-{n}", [RUN.lock.descriptor]) for n in range(2 * MASTERS)])
     cluster.start()
     yield cluster
     cluster.stop()

@@ -7,7 +7,7 @@ import subprocess
 import threading
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ from quotas.line import Line, NotSent
 from tests import factories
 from tests.harness.admission import local_mode
 from tests.harness.cluster import Node, ValkeyCluster
+from tests.harness.network import ANYWHERE, calls_from, run_placed
 from tests.harness.waiting import wait_for
 from tests.metering.market import Market
 
-#: Tokens a month of each consumer; a call reserves 100 and uses half of that.
-LIMIT = 2_000
+#: Tokens a month of each consumer; a call reserves so many, and uses half of that.
+LIMIT, RESERVED = 2_000, 100
 #: Calls that run at once, and how long each takes at most, seconds.
 AT_ONCE, LONGEST = 8, 0.03
 #: Calls that are settled before a fault, and after it.
@@ -60,6 +61,7 @@ class ClusterMarket:
         self.service = factories.make_service()
         self.key, _ = factories.make_key(self.consumers[0], self.service)
         self.client = valkey.connect()
+        self.granted = Granted()
         self.market = Market(
             self.consumers[0],
             self.service,
@@ -104,15 +106,16 @@ class ClusterMarket:
         run_id = node.info("server")["run_id"]
         return all(self.owner(shard) == run_id for shard in of)
 
-    def assert_counted_once(self, gate: "Gate") -> None:
+    def assert_counted_once(self, *gates: "Gate") -> None:
         """I1 to I5: what was settled is in the ledger once, counters are the ledger's, nothing is open or overspent."""
+        settled = {id_: tokens for gate in gates for id_, tokens in gate.settled.items()}
         self.wait_until_drained()
         self.close_leases()
         self.wait_until_drained()
         rows = {row.id: row for row in UsageRecord.objects.all()}
         assert UsageRecord.objects.count() == len(rows)
-        assert {id_: rows[id_].total_tokens for id_ in gate.settled if id_ in rows} == gate.settled
-        others = [row for id_, row in rows.items() if id_ not in gate.settled]
+        assert {id_: rows[id_].total_tokens for id_ in settled if id_ in rows} == settled
+        others = [row for id_, row in rows.items() if id_ not in settled]
         assert {(row.status, row.total_tokens) for row in others} <= {("unsettled", 0)}
         used = dict(QuotaPeriod.objects.values_list("consumer_id", "used"))
         rolled = dict(UsageRollup.objects.values_list("consumer_id").annotate(Sum("total_tokens")))
@@ -124,10 +127,26 @@ class ClusterMarket:
         assert sync.sync_quotas() == []
 
 
-class Gate:
-    """What a gateway does with a call, but for HTTP."""
+class Granted:
+    """What gateways let in, as they themselves know: whatever counters say, this must not exceed a limit."""
 
-    def __init__(self, market: ClusterMarket, spool: Spool) -> None:
+    def __init__(self) -> None:
+        self._tokens: Counter[int] = Counter()
+        self.worst = 0
+
+    def add(self, shard: int, tokens: int) -> None:
+        self._tokens[shard] += tokens
+        self.worst = max(self.worst, self._tokens[shard])
+
+    def of(self, shard: int) -> int:
+        return self._tokens[shard]
+
+
+class Gate:
+    """What a gateway does with a call, but for HTTP. ``place``: where it calls from."""
+
+    def __init__(self, market: ClusterMarket, spool: Spool, place: str) -> None:
+        self.place = place
         self._market = market
         self._spool = spool
         self._random = random.Random(31)
@@ -140,6 +159,9 @@ class Gate:
         self.admission = Admission(self.lines, gateway=f"{spool.name}:1", journal_bound=10**6)
         self.settlement = Settlement(self.admission, spool, local_mode(self.admission, spool))
         self.settled: dict[uuid.UUID, int] = {}
+        #: Calls by shard that were settled, and those that were refused as nobody could tell.
+        self.served: Counter[int] = Counter()
+        self.unavailable: Counter[int] = Counter()
         self.outcomes: Counter[str] = Counter()
 
     async def _on_connect(self, line: Line) -> None:
@@ -158,22 +180,29 @@ class Gate:
         consumer, service = self._market.consumers[shard].id, self._market.service.id
         nothing = self._entry(id_, shard, 0)
         limits = limit_set(None, LIMIT)
-        ask = Ask(str(id_), id_, consumer, service, limits, 10, 90, 1, True, journal.encode(nothing))
+        ask = Ask(
+            str(id_), id_, consumer, service, limits, 10, RESERVED - 10, 1, True, journal.encode(nothing)
+        )
         try:
             lease = await self.admission.admit(ask)
         except Problem as refusal:
             self.outcomes[refusal.code] += 1
+            self.unavailable[shard] += refusal.code == "unavailable"
             await asyncio.sleep(0.02)
             return
         self.settlement.opened(lease, ask)
+        self._market.granted.add(shard, RESERVED)
         await asyncio.sleep(self._random.random() * LONGEST)
         if self._random.random() < 0.05:
             self.outcomes["released"] += 1
+            self._market.granted.add(shard, -RESERVED)
             await self.settlement.release(lease)
             return
-        tokens = self._random.randint(1, 100)
+        tokens = self._random.randint(1, RESERVED)
+        self._market.granted.add(shard, tokens - RESERVED)
         await self.settlement.settle(self._entry(id_, shard, tokens), shard=shard)
         self.settled[id_] = tokens
+        self.served[shard] += 1
         self.outcomes["settled"] += 1
 
     def _entry(self, id_: uuid.UUID, shard: int, tokens: int) -> journal.Entry:
@@ -200,13 +229,14 @@ class Gate:
 
 
 @contextlib.asynccontextmanager
-async def gate(market: ClusterMarket) -> AsyncIterator[Gate]:
+async def gate(market: ClusterMarket, place: str = ANYWHERE) -> AsyncIterator[Gate]:
     spool = Spool(market.folder / "spool")
     spool.open()
-    opened = Gate(market, spool)
+    opened = Gate(market, spool, place)
     handing_in = HandIn(opened.admission, opened.settlement, spool)
     await asyncio.to_thread(_register, spool.name)
-    await opened.lines.start()
+    with calls_from(place):
+        await opened.lines.start()
     tasks = [
         asyncio.create_task(work)
         for work in (handing_in.keep_looking(), spool.keep_settling(opened.admission))
@@ -221,23 +251,28 @@ async def gate(market: ClusterMarket) -> AsyncIterator[Gate]:
 
 
 class Observer(threading.Thread):
-    """Looks from outside, again and again, at what the greedy have used and reserved together (I3)."""
+    """Looks from outside, again and again, at what consumers have used and reserved together (I3).
 
-    def __init__(self, market: ClusterMarket) -> None:
+    Every node is asked that may think itself their master: there may be two of them.
+    """
+
+    def __init__(self, nodes: Sequence[Node], keys: Sequence[str]) -> None:
         super().__init__(daemon=True)
-        self._market = market
+        self._keys = keys
+        self._nodes = [node.impatient_client() for node in nodes]
         self._ended = threading.Event()
         self.looks = self.worst = 0
 
     def run(self) -> None:
-        client = valkey.connect()
         while not self._ended.wait(0.005):
-            for shard in range(GREEDY):
-                with contextlib.suppress(redis.RedisError):
-                    found: Any = client.hmget(self._market.quota_key(shard), "used", "reserved")
-                    self.worst = max(self.worst, sum(int(value or 0) for value in found))
-                    self.looks += 1
-        client.close()
+            for node in self._nodes:
+                for key in self._keys:
+                    with contextlib.suppress(redis.RedisError):
+                        found: Any = node.hmget(key, "used", "reserved")
+                        self.worst = max(self.worst, sum(int(value or 0) for value in found))
+                        self.looks += 1
+        for node in self._nodes:
+            node.close()
 
     def end(self) -> None:
         self._ended.set()
@@ -251,41 +286,60 @@ def _register(name: str) -> None:
 
 
 def under_load(market: ClusterMarket, fault: Callable[[], None]) -> Gate:
-    """Calls before, during and after a fault, and at no moment more than the limit held.
+    """Calls before, during and after a fault, and at no moment more than the limit held."""
+    (opened,) = gates_under_load(market, lambda _: fault(), ANYWHERE)
+    return opened
+
+
+def gates_under_load(
+    market: ClusterMarket, fault: Callable[[Sequence[Gate]], None], *places: str
+) -> Sequence[Gate]:
+    """``under_load`` for several gateways, each where it is.
 
     They have a thread of their own: a server dies with who started it.
     """
     begun, mended = threading.Event(), threading.Event()
+    gates: list[Gate] = []
 
-    async def calls() -> Gate:
-        async with gate(market) as opened:
+    async def calls() -> None:
+        async with contextlib.AsyncExitStack() as held:
+            gates.extend([await held.enter_async_context(gate(market, place)) for place in places])
             done = asyncio.Event()
-            load = asyncio.create_task(opened.load(done))
-            await until(lambda: opened.outcomes["settled"] > ENOUGH)
+            loads = [asyncio.create_task(each.load(done)) for each in gates]
+            await _settled(gates, ENOUGH)
             begun.set()
             await asyncio.to_thread(mended.wait)
-            await opened.wait_live()
-            before = len(opened.settled)
-            await until(lambda: len(opened.settled) > before + ENOUGH)
+            await asyncio.gather(*(each.wait_live() for each in gates))
+            await _settled(gates, ENOUGH)
             done.set()
-            await load
-            await opened.hand_in()
-        return opened
+            await asyncio.gather(*loads)
+            await asyncio.gather(*(each.hand_in() for each in gates))
 
-    observer = Observer(market)
+    observer = Observer(market.servers.nodes, [market.quota_key(shard) for shard in range(GREEDY)])
     observer.start()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(asyncio.run, calls())
+        running = pool.submit(run_placed, calls())
         try:
             assert begun.wait(20)
-            fault()
+            fault(gates)
         finally:
             mended.set()
-        opened = running.result()
+        running.result()
     observer.end()
     assert observer.looks > ENOUGH
     assert observer.worst <= LIMIT, observer.worst
-    return opened
+    assert market.granted.worst <= LIMIT, market.granted.worst
+    return gates
+
+
+async def _settled(gates: Sequence[Gate], more: int) -> None:
+    before = [each.outcomes["settled"] for each in gates]
+    await until(
+        lambda: all(
+            each.outcomes["settled"] > one + more // len(gates)
+            for each, one in zip(gates, before, strict=True)
+        )
+    )
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -1,12 +1,15 @@
 """A Valkey Cluster on loopback: three masters, each with a replica."""
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from devstack.ports import remembered_port
 from devstack.private import private_folder, write_private
@@ -15,6 +18,7 @@ from metering.topology import SHARD_SLOTS, SLOTS
 from tests.harness.waiting import wait_for
 
 MASTERS = 3
+PASSWORD = "of-every-node"
 SETTINGS = {
     "cluster-enabled": "yes",
     "cluster-node-timeout": "2000",
@@ -31,10 +35,10 @@ SETTINGS = {
 class Node(Valkey):
     """One server of a cluster. All of them have one password, since replicas sign in to their masters with it."""
 
-    def __init__(self, folder: Path, password: str, inherit: Sequence[int]) -> None:
-        super().__init__(folder, inherit=inherit, settings=SETTINGS | {"primaryauth": password})
+    def __init__(self, folder: Path, inherit: Sequence[int]) -> None:
+        super().__init__(folder, inherit=inherit, settings=SETTINGS | {"primaryauth": PASSWORD})
         private_folder(folder)
-        write_private(folder / "password", password)
+        write_private(folder / "password", PASSWORD)
         self.bus_port = 0
 
     def prepare(self) -> None:
@@ -43,12 +47,21 @@ class Node(Valkey):
         self.settings["cluster-port"] = str(self.bus_port)
 
     @property
+    def known_ports(self) -> tuple[int, int]:
+        """The port and the bus port that everybody else knows it by."""
+        return self.port, self.bus_port
+
+    @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.1:{self.known_ports[0]}"
 
     @property
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def impatient_client(self) -> redis.Redis:
+        """One that soon gives up where the node sleeps or is dead."""
+        return redis.Redis.from_url(self.url, socket_timeout=0.05, retry=Retry(NoBackoff(), 0))
 
     def ask(self, *command: Any) -> Any:
         client = self.client
@@ -80,17 +93,16 @@ class Node(Valkey):
     def is_whole(self) -> bool:
         """Whether it knows of a cluster that works, and is in touch with its replica or master."""
         replication = self.info("replication")
-        followed = replication["role"] == "master" and replication.get("min_slaves_good_slaves") == "1"
+        followed = replication["role"] == "master" and replication.get("min_slaves_good_slaves", "0") != "0"
         follows = replication.get("master_link_status") == "up"
         return self.info("cluster")["cluster_state"] == "ok" and (followed or follows)
 
 
 class ValkeyCluster:
-    """Six servers, started together in about three seconds."""
+    """Masters and behind them their replicas, started together in about three seconds."""
 
-    def __init__(self, folder: Path, *, inherit: Sequence[int] = ()) -> None:
-        password = "of-every-node"
-        self.nodes = [Node(folder / f"node-{n}", password, inherit) for n in range(2 * MASTERS)]
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
 
     @property
     def url(self) -> str:
@@ -111,12 +123,13 @@ class ValkeyCluster:
         masters, replicas = self.nodes[:MASTERS], self.nodes[MASTERS:]
         for number, node in enumerate(self.nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
+            self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", *node.known_ports)
         for number, master in enumerate(masters):
             first, last = (SLOTS * n // MASTERS for n in (number, number + 1))
             master.ask("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
-        wait_for(lambda: all(n.info("cluster")["cluster_known_nodes"] == "6" for n in self.nodes))
-        for replica, master in zip(replicas, masters, strict=True):
+        everybody = str(len(self.nodes))
+        wait_for(lambda: all(n.info("cluster")["cluster_known_nodes"] == everybody for n in self.nodes))
+        for replica, master in zip(replicas, itertools.cycle(masters), strict=False):
             wait_for(lambda replica=replica, master=master: _follows(replica, master))  # type: ignore[misc]
         self.wait_whole()
 

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
@@ -70,13 +70,17 @@ def abort(writer: asyncio.StreamWriter) -> None:
 
 
 class Proxy:
-    """Listens on `port` and passes everything on to 127.0.0.1:`target_port`."""
+    """Listens on `port` and passes everything on to 127.0.0.1:`target_port`.
 
-    def __init__(self, target_port: int) -> None:
+    Connections from the addresses `apart` have a network of their own each, everybody else shares one.
+    """
+
+    def __init__(self, target_port: int, *, apart: Iterable[str] = ()) -> None:
         self.target_port = target_port
         self.port = 0
         self.accepted = 0
         self.links = {direction: Link() for direction in Direction}
+        self._apart = {source: {direction: Link() for direction in Direction} for source in apart}
         self._connections: set[Connection] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -117,15 +121,15 @@ class Proxy:
         for direction in directions or BOTH:
             self.links[direction].bandwidth = bytes_per_second
 
-    def pause(self, *directions: Direction) -> None:
+    def pause(self, *directions: Direction, source: str = "") -> None:
         """Connections stay open and nothing gets through: a network that lost its route."""
         for direction in directions or BOTH:
-            self._loop.call_soon_threadsafe(self.links[direction].flowing.clear)
+            self._loop.call_soon_threadsafe(self._links_of(source)[direction].flowing.clear)
 
-    def resume(self, *directions: Direction) -> None:
+    def resume(self, *directions: Direction, source: str = "") -> None:
         """What was held back arrives now."""
         for direction in directions or BOTH:
-            self._loop.call_soon_threadsafe(self.links[direction].flowing.set)
+            self._loop.call_soon_threadsafe(self._links_of(source)[direction].flowing.set)
 
     def hold_answer_to(self, words: bytes) -> threading.Event:
         """As soon as these words pass to the server, nothing comes back until ``resume``. The event says when."""
@@ -148,6 +152,9 @@ class Proxy:
     def accept(self) -> None:
         """Take new connections again, on the same port."""
         self._run(self._listen())
+
+    def _links_of(self, source: str) -> dict[Direction, Link]:
+        return self._apart.get(source, self.links)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
@@ -178,9 +185,10 @@ class Proxy:
             return
         self.accepted += 1
         connection = Connection(to_client, to_server)
+        links = self._links_of(to_client.get_extra_info("peername")[0])
         connection.tasks = [
-            asyncio.create_task(self._pass_on(from_client, to_server, self.links[Direction.TO_SERVER])),
-            asyncio.create_task(self._pass_on(from_server, to_client, self.links[Direction.TO_CLIENT])),
+            asyncio.create_task(self._pass_on(from_client, to_server, links[Direction.TO_SERVER])),
+            asyncio.create_task(self._pass_on(from_server, to_client, links[Direction.TO_CLIENT])),
         ]
         self._connections.add(connection)
         await asyncio.gather(*connection.tasks, return_exceptions=True)

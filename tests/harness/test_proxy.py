@@ -140,3 +140,19 @@ def test_a_url_keeps_everything_but_its_place(proxy: Proxy) -> None:
     place = f"127.0.0.1:{proxy.port}"
     assert proxy.url("redis://:secret@10.0.0.1:6379/2?a=b") == f"redis://:secret@{place}/2?a=b"
     assert proxy.url("http://localhost:8000/v1") == f"http://{place}/v1"
+
+
+def test_connections_from_an_address_apart_have_a_network_of_their_own(echo_port: int) -> None:
+    with Proxy(echo_port, apart=["127.0.0.7"]) as proxy, connect(proxy) as client:
+        near = ("127.0.0.1", proxy.port)
+        with socket.create_connection(near, timeout=3, source_address=("127.0.0.7", 0)) as apart:
+            assert round_trip(apart) < 0.2
+            proxy.pause(source="127.0.0.7")
+            apart.sendall(b"ping")
+            assert round_trip(client) < 0.2
+            apart.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                apart.recv(4)
+            apart.settimeout(3)
+            proxy.resume(source="127.0.0.7")
+            assert apart.recv(4) == b"ping"
