@@ -1,9 +1,11 @@
-"""How long it takes to read usage of a large ledger: ``GET /api/v1/usage/{id}`` of thirty days, and the admin's list.
+"""How long it takes to read a large ledger: ``GET /api/v1/usage/{id}`` of thirty days, the admin's list, and all of it,
+as every reconciliation does.
 
-Both go through the whole application in this process, by turns of many consumers; what a server's sockets take is not
-in it. What the API says is compared with sums over the rows themselves.
+API and list go through the whole application in this process, by turns of many consumers; what a server's sockets take is
+not in it. What the API says is compared with sums over the rows themselves.
 """
 
+import datetime as dt
 import time
 from typing import Any
 
@@ -26,7 +28,25 @@ def measure(market: Market, what: str) -> list[Figure]:
     with override_settings(ROOT_URLCONF="config.urls"):
         usage = _usage(market, what)
     with override_settings(ROOT_URLCONF="config.console_urls", SECOND_FACTOR_REQUIRED=False):
-        return [usage, *_lists(market, what)]
+        lists = _lists(market, what)
+    return [usage, *lists, _books(what)]
+
+
+def _books(what: str) -> Figure:
+    """Ledger, rollups and quota periods compared. Reconciliation does it every five minutes."""
+    from common import clock
+    from finance import books
+    from finance.snapshot import one_moment
+
+    this = clock.month_of(clock.now())
+    last = clock.month_of(clock.month_start(this) - dt.timedelta(days=1))
+    started = time.perf_counter()
+    with one_moment() as moment:
+        _, differences = books.compare(moment, [last, this])
+    took = time.perf_counter() - started
+    if differences:
+        raise BenchError(f"{len(differences)} differences, the first: {differences[0]}")
+    return Figure(f"books compared, {what}", took, 300, 60, "s")
 
 
 def _usage(market: Market, what: str) -> Figure:
