@@ -1,8 +1,8 @@
 """How long it takes to read a large ledger: ``GET /api/v1/usage/{id}`` of thirty days, the admin's list, and all of it,
 as every reconciliation does.
 
-API and list go through the whole application in this process, by turns of many consumers; what a server's sockets take is
-not in it. What the API says is compared with sums over the rows themselves.
+API and list go through the whole application in this process, by turns of many consumers; what a server's sockets take
+is not in it. What the API says is compared with sums over the rows themselves.
 """
 
 import datetime as dt
