@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import msgspec
 from django.db import connection
+from psycopg2.extras import Json
 
 from analytics import events
 from analytics.models import AnalyticsPosition
 from analytics.sinks import EventSink
 from common.ids import moment_of
+from finance import last_export
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +75,11 @@ _EVENTS = """
 """
 _DELETE_PASSED = """
     DELETE FROM journal_batches batch USING analytics_positions position
-    WHERE position.shard = batch.shard AND batch.number <= position.batch - %s
+    WHERE position.shard = batch.shard AND batch.number <= position.batch - %s AND NOT EXISTS (
+        SELECT FROM jsonb_to_recordset(%s::jsonb) AS need (before uuid, positions jsonb), unnest(batch.record_ids) AS id
+        WHERE id < need.before
+            AND batch.number > coalesce(split_part(need.positions->>batch.shard::text, ':', 3)::bigint, 0)
+    )
 """
 
 
@@ -100,9 +106,10 @@ def move(sink: EventSink) -> int:
 
 
 def forget_passed() -> None:
-    """Delete batches that have become events, except each shard's last few."""
+    """Delete batches that have become events, except each shard's last few, and what exports are compared by."""
+    needs = Json([{"before": str(need.before), "positions": need.positions} for need in last_export.needs()])
     with connection.cursor() as cursor:
-        cursor.execute(_DELETE_PASSED, [KEPT_BATCHES])
+        cursor.execute(_DELETE_PASSED, [KEPT_BATCHES, needs])
 
 
 def _next() -> _Waiting:

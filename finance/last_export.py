@@ -1,14 +1,18 @@
 """The last export against the ledger: the file is the one that was written, and its sums are what was there then.
 
-Rows that drains wrote after the export's position are left out; the outbox names them.
+Rows that drains wrote after the export's position are left out: the outbox names them, so it keeps what ``needs`` says.
 """
 
+import datetime as dt
 import json
+import uuid
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from common.ids import first_of
 from common.money import ZERO, plain
 from finance import exports, manifests
 from finance.models import Difference, ExportJob
@@ -32,15 +36,38 @@ _SUMS = """
 _Sums = dict[tuple[str, str, str], tuple[int, Decimal]]
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Batches of the outbox that changed rows of ids before ``before``, after the batches of ``positions``, which are
+    as in a manifest: none where an export is still being made."""
+
+    before: uuid.UUID
+    positions: dict[str, str]
+
+
+def needs() -> list[Need]:
+    """What a comparison will ask the outbox for, now or once an export is done."""
+    jobs = [*ExportJob.objects.unfinished(), *filter(None, [_last()])]
+    return [
+        # Ends are to the microsecond, ids to the millisecond.
+        Need(first_of(job.end + dt.timedelta(milliseconds=1)), (job.manifest or {}).get("positions", {}))
+        for job in jobs
+    ]
+
+
 def compare(moment: BaseDatabaseWrapper) -> list[Difference]:
     """What is wrong with the last export that is still kept, not saved."""
-    done = ExportJob.objects.filter(state=ExportJob.State.DONE)
-    job = done.order_by("-finished_at", "-id").first()
+    job = _last()
     if job is None or job.manifest is None:
         return []
     if archived.months_away_of(job.start, job.end, moment):
         return _file(job)  # closed since, and compared a last time when it was archived
     return _file(job) + _sums(moment, job, job.manifest)
+
+
+def _last() -> ExportJob | None:
+    done = ExportJob.objects.filter(state=ExportJob.State.DONE)
+    return done.order_by("-finished_at", "-id").first()
 
 
 def _file(job: ExportJob) -> list[Difference]:

@@ -9,12 +9,20 @@ import pytest
 from django.db import connection
 from django.db.models import F
 
+from analytics import from_ledger, stream
 from common import clock
 from common.ids import uuid7
 from finance import reconciliation
 from finance.models import Difference, ExportJob, Reconciliation
 from finance.tasks import reconcile_books
-from metering.models import ClosedMonth, DailyUsageRollup, QuotaPeriod, UsageRecord, UsageRollup
+from metering.models import (
+    ClosedMonth,
+    DailyUsageRollup,
+    JournalBatch,
+    QuotaPeriod,
+    UsageRecord,
+    UsageRollup,
+)
 from quotas import sync
 from tests import factories
 from tests.console import console, operator
@@ -185,6 +193,24 @@ def test_what_was_drained_after_an_export_is_no_difference(books: Market) -> Non
     exported = ExportJob.objects.get()
     assert UsageRecord.objects.filter(id=late, timestamp__lt=exported.end).exists()
     assert differences() == []
+
+
+def test_what_was_drained_long_after_an_export_is_no_difference_either(books: Market) -> None:
+    """A stream that began before the export's end and ended after it. What came since goes from the outbox as ever."""
+    begun = uuid7(int((clock.now() - dt.timedelta(seconds=1)).timestamp() * 1000))
+    done()
+    books.write(books.entry(request_id=begun), how="replay")
+    books.drain()
+    for _ in range(from_ledger.KEPT_BATCHES + 1):
+        books.write(books.entry(), how="replay")
+        books.drain()
+    before = JournalBatch.objects.count()
+    stream.flush()
+    assert JournalBatch.objects.count() < before
+    assert differences() == []
+    ExportJob.objects.update(state=ExportJob.State.EXPIRED)
+    stream.flush()
+    assert not JournalBatch.objects.filter(record_ids__contains=[begun]).exists()
 
 
 def test_without_valkey_the_rest_is_compared_and_that_is_told(books: Market, settings: Any) -> None:
