@@ -3,12 +3,12 @@
 import datetime as dt
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from django.db.models import F, Q, QuerySet, Sum
-from django.db.models.functions import TruncMonth
+from django.db.models.functions import Abs, TruncMonth
 
 from accounts.models import Consumer
 from catalog.models import Service
@@ -113,18 +113,32 @@ def totals(question: Question) -> list[Sums]:
 
 
 def movers(question: Question, *, most: int = 10) -> list[Move]:
-    """The groups whose cost changed most against as many days before; none for moments."""
+    """The groups whose cost changed most against as many days before, of all there are; none for moments. Of what they
+    add up to, ``row`` has the cost alone."""
     if question.by in _MOMENTS:
         return []
-    now = {(row.id, row.sums.currency): row for row in rows(question)}
-    before = {(row.id, row.sums.currency): row for row in rows(question.before)}
-    gone = [Row(was.id, was.label, Sums(was.sums.currency)) for key, was in before.items() if key not in now]
-    moves = [
-        Move(row, before[key].sums.cost if (key := (row.id, row.sums.currency)) in before else ZERO)
-        for row in (*now.values(), *gone)
+    is_now = Q(day__gte=question.first)
+    of_both = _rollups(replace(question, first=question.before.first)).annotate(
+        group=F(_COLUMNS[question.by])
+    )
+    found = of_both.values("group", "currency").annotate(
+        cost=Sum("cost_amount", default=ZERO, filter=is_now),
+        before=Sum("cost_amount", default=ZERO, filter=~is_now),
+    )
+    changed = found.annotate(change=Abs(F("cost") - F("before"))).exclude(change=0)
+    moves = list(changed.order_by("-change", "group", "currency")[:most])
+    labels = _labels(question.by, {move["group"] for move in moves})
+    return [
+        Move(
+            Row(
+                move["group"],
+                labels.get(move["group"], str(move["group"])),
+                Sums(move["currency"], cost=move["cost"]),
+            ),
+            move["before"],
+        )
+        for move in moves
     ]
-    moves.sort(key=lambda move: -abs(move.change))
-    return [move for move in moves[:most] if move.change]
 
 
 _SUMS = {

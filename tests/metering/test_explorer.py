@@ -103,6 +103,16 @@ def test_what_moved_is_told_against_as_many_days_before(calls: list[Calls]) -> N
     ]  # fmt: skip
 
 
+def test_what_moved_is_told_of_all_not_of_the_dearest_alone(
+    calls: list[Calls], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question(FEBRUARY.first, FEBRUARY.last, "consumer")
+    moves = explorer.movers(question)
+    monkeypatch.setattr(explorer, "MOST_ROWS", 1)
+    assert explorer.movers(question) == moves
+    assert [move.row.label for move in explorer.movers(question, most=1)] == ["Consumer 2"]
+
+
 def page(**question: Any) -> Any:
     days = {"first": FEBRUARY.first, "last": FEBRUARY.last, "by": "day", "measure": "cost"}
     return console(operator("finance")).get(URL, {**days, **question})
