@@ -17,7 +17,7 @@ from common import clock
 from finance import periods
 from finance.errors import PeriodNotReady
 from finance.margin_pages import MarginPages
-from finance.statement_pages import StatementPages
+from finance.statement_pages import YEARS, StatementPages
 from metering import gateways
 from metering.models import ClosedMonth, Gateway
 
@@ -56,10 +56,9 @@ class ClosedMonthAdmin(StatementPages, MarginPages, ReadOnlyAdmin):
         """What the month still lacks, and where it lacks nothing, the question whether it is to be closed."""
         if not self.has_close_permission(request):
             raise PermissionDenied
-        try:
-            first = dt.date(year, month, 1)
-        except ValueError as error:
-            raise Http404 from error
+        if year not in YEARS or not 1 <= month <= 12:
+            raise Http404
+        first = dt.date(year, month, 1)
         if request.method == "POST":
             return self._close(request, first)
         found = periods.conditions(first)

@@ -19,6 +19,7 @@ from catalog.publishing import PricingDecoder
 from catalog.validators import validate_pricing
 from common import clock
 from finance.price_previews import preview
+from finance.statement_pages import validate_month
 
 #: Consumers that a preview names.
 MOST_NAMED = 50
@@ -31,7 +32,9 @@ class PreviewForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 3, "cols": 90}),
     )
     month = forms.DateField(
-        input_formats=["%Y-%m"], widget=forms.DateInput(format="%Y-%m", attrs={"type": "month"})
+        input_formats=["%Y-%m"],
+        widget=forms.DateInput(format="%Y-%m", attrs={"type": "month"}),
+        validators=[validate_month],
     )
 
 

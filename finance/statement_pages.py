@@ -22,24 +22,25 @@ from metering.consumers import consumers_meant
 from metering.explorer import MOST_ROWS
 
 #: Further away no month begins and ends.
-_YEARS = range(2000, 9000)
+YEARS = range(2000, 9000)
+
+
+def validate_month(month: dt.date) -> None:
+    if month.year not in YEARS:
+        raise forms.ValidationError("The month lies too far away.")
 
 
 class MonthForm(forms.Form):
     """A UTC month, and whom to look for."""
 
     month = forms.DateField(
-        input_formats=["%Y-%m"], widget=forms.DateInput(format="%Y-%m", attrs={"type": "month"})
+        input_formats=["%Y-%m"],
+        widget=forms.DateInput(format="%Y-%m", attrs={"type": "month"}),
+        validators=[validate_month],
     )
     consumer = forms.CharField(
         required=False, max_length=200, widget=forms.TextInput(attrs={"placeholder": "id or name"})
     )
-
-    def clean_month(self) -> dt.date:
-        month: dt.date = self.cleaned_data["month"]
-        if month.year not in _YEARS:
-            raise forms.ValidationError("The month lies too far away.")
-        return month
 
 
 class StatementPages(admin.ModelAdmin):  # type: ignore[type-arg] # generic in the stubs alone
@@ -116,7 +117,7 @@ def _require(request: HttpRequest) -> None:
 
 def _asked(request: HttpRequest, year: int, month: int, consumer_id: uuid.UUID) -> Statement:
     _require(request)
-    if year not in _YEARS or not 1 <= month <= 12:
+    if year not in YEARS or not 1 <= month <= 12:
         raise Http404
     return statement(get_object_or_404(Consumer, id=consumer_id), dt.date(year, month, 1))
 

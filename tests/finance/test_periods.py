@@ -265,4 +265,5 @@ def test_the_console_tells_what_a_month_lacks_and_finance_closes_it(ready: Marke
     assert "for good" in finance.get(close).content.decode()
     assert "is closed" in finance.post(close, follow=True).content.decode()
     assert ClosedMonth.objects.get().month == last_month()
-    assert finance.get("/admin/metering/closedmonth/close/2028-13/").status_code == 404
+    for none in ("2028-13", "9999-12"):
+        assert finance.get(f"/admin/metering/closedmonth/close/{none}/").status_code == 404

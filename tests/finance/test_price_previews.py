@@ -83,5 +83,6 @@ def test_the_page_of_a_version_shows_last_month_and_any_draft(market: Market, ro
     assert "<td>0.003</td><td>45</td><td>44.997</td>" in client.get(page, asked).content.decode()
     refused = client.get(page, {**asked, "pricing": '{"model": "gift"}'})
     assert "three capital letters" in refused.content.decode()
+    assert "too far away" in client.get(page, {**asked, "month": "9999-12"}).content.decode()
     assert page in client.get(page.replace("preview", "change")).content.decode()
     assert client.get(page.replace(str(market.price_version_id), str(uuid7()))).status_code == 404

@@ -71,6 +71,7 @@ def test_usage_is_found_by_request_consumer_and_service(market: Market, operator
     assert search(status__exact="error") == [ids[1]]
     assert search(of_consumer="somebody") == [ids[2]]
     assert search(of_consumer=str(market.consumer.id), status__exact="success") == [ids[0]]
+    assert search(of_consumer="some\0body") == []
     assert search(service__id__exact=str(market.service.id)) == sorted(ids)
 
 
