@@ -5,13 +5,13 @@ since it holds the shard's position. A sequence over the whole table would commi
 """
 
 import datetime as dt
+import json
 import logging
 import uuid
 from dataclasses import dataclass
 
 import msgspec
 from django.db import connection
-from psycopg2.extras import Json
 
 from analytics import events
 from analytics.models import AnalyticsPosition
@@ -107,9 +107,9 @@ def move(sink: EventSink) -> int:
 
 def forget_passed() -> None:
     """Delete batches that have become events, except each shard's last few, and what exports are compared by."""
-    needs = Json([{"before": str(need.before), "positions": need.positions} for need in last_export.needs()])
+    needs = [{"before": str(need.before), "positions": need.positions} for need in last_export.needs()]
     with connection.cursor() as cursor:
-        cursor.execute(_DELETE_PASSED, [KEPT_BATCHES, needs])
+        cursor.execute(_DELETE_PASSED, [KEPT_BATCHES, json.dumps(needs)])
 
 
 def _next() -> _Waiting:

@@ -85,7 +85,12 @@ def test_a_statement_is_the_consoles_line_by_line(market: Market, monkeypatch: p
     correct(market.record(entry), Amounts(prompt_tokens=-1, cost=Decimal("-0.001")), note="x", actor="anna")
     rendered: list[Statement] = []
     render = statement_pdf.render
-    monkeypatch.setattr(statement_pdf, "render", lambda found: (rendered.append(found), render(found))[1])
+
+    def seen(found: Statement) -> bytes:
+        rendered.append(found)
+        return render(found)
+
+    monkeypatch.setattr(statement_pdf, "render", seen)
     start, end = clock.month_start(month), clock.month_start(clock.next_month(month))
     monkeypatch.setattr(clock, "now", lambda: end)
     run_export(str(ordered(start, end).id))
