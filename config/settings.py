@@ -5,6 +5,7 @@ Where nothing is set, a running ``make run`` is found by the file it leaves unde
 
 import json
 import os
+import ssl
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,9 @@ if VALKEY_CLUSTER and not IS_GATEWAY and "CELERY_BROKER_URL" not in os.environ:
     raise ImproperlyConfigured(
         "Celery's queues do not go over a cluster: set CELERY_BROKER_URL to a server of their own"
     )
+if "rediss://" in CELERY_BROKER_URL:
+    # Unless the URL says something of certificates, Celery would believe any, and tell it the password.
+    CELERY_BROKER_USE_SSL = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True

@@ -15,7 +15,7 @@ import hiredis
 
 from metering import shards
 from metering.topology import Address, Topology, slot_of
-from quotas.line import Argument, Line
+from quotas.line import Argument, Line, reason_of
 from quotas.replicated import ReplicatedLine
 
 log = logging.getLogger(__name__)
@@ -132,12 +132,12 @@ class Cluster:
 
     async def _views(self) -> list[tuple[Address, bytes]]:
         """What the masters say; where none of them does, what any node says."""
-        views = await _said([(address, _view(line)) for address, line in self._lines.items()])
+        views, _ = await _said([(address, _view(line)) for address, line in self._lines.items()])
         if not views:
             everybody = sorted(self._nodes.union(self._seeds))
-            views = await _said([(address, self._view_of_stranger(address)) for address in everybody])
-        if not views:
-            log.warning("no node of the cluster answers")
+            views, why = await _said([(address, self._view_of_stranger(address)) for address in everybody])
+            if not views:
+                log.warning("no node of the cluster answers: %s", ", ".join(sorted(why)))
         return views
 
     async def _view_of_stranger(self, address: Address) -> bytes:
@@ -167,10 +167,14 @@ class Cluster:
         await asyncio.gather(*(line.stop() for line in gone))
 
 
-async def _said(asked: Sequence[tuple[Address, Awaitable[bytes]]]) -> list[tuple[Address, bytes]]:
+async def _said(
+    asked: Sequence[tuple[Address, Awaitable[bytes]]],
+) -> tuple[list[tuple[Address, bytes]], set[str]]:
+    """What was answered by whom, and why the others did not."""
     answers = await asyncio.gather(*(answer for _, answer in asked), return_exceptions=True)
     pairs = zip((address for address, _ in asked), answers, strict=True)
-    return [(address, answer) for address, answer in pairs if isinstance(answer, bytes)]
+    said = [(address, answer) for address, answer in pairs if isinstance(answer, bytes)]
+    return said, {reason_of(answer) for answer in answers if isinstance(answer, BaseException)}
 
 
 async def _view(line: Line) -> bytes:

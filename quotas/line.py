@@ -47,6 +47,12 @@ class OutcomeUnknown(LineError):
     """The command left and no answer came in time: it may have run, or may still run."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What kept a connection from being made, by name: redis-py's own error is the same for all, and hides it."""
+    hidden = error.__context__ if isinstance(error, RedisError) else None
+    return type(hidden or error).__name__
+
+
 class Waiting(msgspec.Struct, gc=False):
     """A call that left. ``counts``: what it did is lost where its answer alone is believed (``ReplicatedLine``)."""
 
@@ -217,7 +223,7 @@ class Line:
                 await self._serve(connection)
                 pause = 0.05
             except (OSError, RedisError, LineError, hiredis.HiredisError, TimeoutError) as error:
-                log.warning("Valkey connection: %s", type(error).__name__)
+                log.warning("Valkey connection: %s", reason_of(error))
                 pause = min(1.0, pause * 2)
             except Exception:
                 # Whatever else setting up came upon: the line must not be gone for good, and nobody told.

@@ -1,6 +1,5 @@
 """Fetching from others: bounded in bytes and in time, from a judged address, over TLS that is verified."""
 
-import datetime as dt
 import socket
 import ssl
 import threading
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from common import clock, fetching
+from common import fetching
 from common.fetching import NotFetched, fetch
+from tests.harness.certificates import make_certificate, server_context
 
 
 class Server:
@@ -180,29 +177,6 @@ def test_over_tls_the_name_is_verified_though_an_address_is_connected_to(
 @pytest.fixture
 def own_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """A server's context for ``localhost``, which this process trusts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(clock.now() - dt.timedelta(days=1))
-        .not_valid_after(clock.now() + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path / "certificate.pem"
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    file.write_bytes(
-        pem
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
+    file = make_certificate(tmp_path / "certificate.pem", name="localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context
+    return server_context(file)

@@ -39,16 +39,13 @@ class ReachedNode(Node):
 
     def prepare(self) -> None:
         super().prepare()
-        for door, port in zip(
-            self.doors, (remembered_port(self.folder / "port"), self.bus_port), strict=True
-        ):
-            door.target_port = port
-        port, bus_port = map(str, self.known_ports)
+        door, bus_door = self.doors
+        door.target_port, bus_door.target_port = remembered_port(self.folder / "port"), self.bus_port
         self.settings |= {
             "bind-source-addr": self.place,
             "cluster-announce-ip": "127.0.0.1",
-            "cluster-announce-port": port,
-            "cluster-announce-bus-port": bus_port,
+            "cluster-announce-port": str(door.port),
+            "cluster-announce-bus-port": str(bus_door.port),
         }
 
 
@@ -102,5 +99,5 @@ def run_placed(work: Coroutine[Any, Any, None]) -> None:
 
 
 class _PlacedLoop(asyncio.SelectorEventLoop):
-    async def create_connection(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
         return await super().create_connection(*args, **{"local_addr": (_calls_from.get(), 0)} | options)

@@ -6,6 +6,7 @@ It runs in a thread of its own, so it goes on while a test blocks. Changes apply
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -72,11 +73,15 @@ def abort(writer: asyncio.StreamWriter) -> None:
 class Proxy:
     """Listens on `port` and passes everything on to 127.0.0.1:`target_port`.
 
-    Connections from the addresses `apart` have a network of their own each, everybody else shares one.
+    Connections from the addresses `apart` have a network of their own each, everybody else shares one. With `tls` it is
+    what ends TLS in front of the server, and `accepted` are those that believed its certificate.
     """
 
-    def __init__(self, target_port: int, *, apart: Iterable[str] = ()) -> None:
+    def __init__(
+        self, target_port: int, *, apart: Iterable[str] = (), tls: ssl.SSLContext | None = None
+    ) -> None:
         self.target_port = target_port
+        self.tls = tls
         self.port = 0
         self.accepted = 0
         self.links = {direction: Link() for direction in Direction}
@@ -161,7 +166,7 @@ class Proxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _stop_listening(self) -> None:
@@ -234,7 +239,8 @@ class Proxy:
                 await sink.drain()
                 if link.bandwidth is not None:
                     await asyncio.sleep(len(piece) / link.bandwidth)
-        sink.write_eof()
+        if sink.can_write_eof():  # TLS knows no half
+            sink.write_eof()
 
 
 def pieces(chunk: bytes, bandwidth: float | None) -> list[bytes]:
