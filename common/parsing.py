@@ -33,6 +33,9 @@ class StrictJSONParser(BaseParser):
 
 
 _INT64 = 2**63
+#: How deep containers may lie in one another: no call needs more, and all that is done with a document has the stack
+#: for it.
+MOST_DEPTH = 256
 
 
 def read_object(body: bytes, *, most_bytes: int) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def strict_json(body: bytes | str) -> Any:
     """Parse JSON (RFC 8259, UTF-8) and refuse what parsers disagree on.
 
     Raises ``Malformed`` for duplicate keys, integers beyond 64 bits, numbers beyond a double's range, NaN,
-    NUL and lone surrogates in texts, and nesting deeper than the interpreter's stack.
+    NUL and lone surrogates in texts, and nesting deeper than ``MOST_DEPTH``.
     """
     data = body if isinstance(body, bytes) else body.encode(errors="surrogatepass")
     document = _plainly(data)
@@ -80,8 +83,13 @@ def _plainly(data: bytes) -> Any:
         return _DOUBTFUL
 
 
-def _members(container: Any) -> int:
-    """How many members the objects in a dict or list have. Raises ``ValueError`` for an integer beyond 64 bits."""
+def _members(container: Any, depth: int = 1) -> int:
+    """How many members the objects in a dict or list have.
+
+    Raises ``ValueError`` for an integer beyond 64 bits, ``RecursionError`` for what is nested too deeply.
+    """
+    if depth > MOST_DEPTH:
+        raise RecursionError
     count, values = 0, container
     if type(container) is dict:
         count, values = len(container), container.values()
@@ -90,7 +98,7 @@ def _members(container: Any) -> int:
         if kind is str:
             continue
         if kind is dict or kind is list:
-            count += _members(each)
+            count += _members(each, depth + 1)
         elif kind is int and not -_INT64 <= each < _INT64:
             raise ValueError("integer beyond 64 bits")
     return count
@@ -100,6 +108,8 @@ def _slowly(body: bytes | str) -> Any:
     try:
         text = body if isinstance(body, str) else body.decode()
         document = _decoder.decode(text)
+        if isinstance(document, dict | list):
+            _members(document)
         if "\\u" in text:
             _refuse_unstorable(document)
     except RecursionError as error:

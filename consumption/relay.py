@@ -82,16 +82,17 @@ class Relay:
         return None
 
     async def _pass_on(self, write: Write) -> None:
-        while data := await self._answered.read():
-            waiting = self._pass_on_events(data, write)
+        while not self._reader.done:
+            data = await self._answered.read()
+            # The last event of all may lack what ends it.
+            waiting = self._pass_on_events(data or sse.END, write)
             if waiting is not None:
                 await waiting
-            if self._reader.done:
-                return
-        # Without its end the stream was cut: to the caller it must not look whole.
-        failure = UpstreamFailed()
-        failure.reached_upstream = True
-        raise failure
+            if not data and not self._reader.done:
+                # Without its end the stream was cut: to the caller it must not look whole.
+                failure = UpstreamFailed()
+                failure.reached_upstream = True
+                raise failure
 
     def _pass_on_events(self, data: bytes, write: Write) -> Awaitable[None] | None:
         """All whole events that came with one read leave in one write, also those before a bad one."""
@@ -110,8 +111,8 @@ class Relay:
         return write(told)
 
     def _take(self, event: bytes) -> bytes:
-        """What the caller gets for one event."""
-        chunk = self._reader.read(event)
+        """What the caller gets for one event. What comes behind the end, its usage too, is nobody's."""
+        chunk = None if self._reader.done else self._reader.read(event)
         if chunk is None:
             return b""
         return self._paid.call.dialect.chunk(self._paid.call, self._paid.request, chunk)

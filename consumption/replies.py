@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 
 from catalog.pricing import Tokens
+from common.errors import Malformed
+from common.parsing import strict_json
 from consumption.errors import UpstreamFailed
 from consumption.written import Written
 from metering.journal import UsageSource
@@ -161,6 +163,15 @@ def read_chunk(data: bytes) -> Chunk:
     # What was several lines of an event is one line on its way on.
     chunk.raw = data.replace(b"\n", b" ")
     return chunk
+
+
+def read_arguments(text: str) -> dict[str, Any] | None:
+    """The arguments of a tool's call, none of them where the text is empty; None where it is no JSON object."""
+    try:
+        given = strict_json(text or "{}")
+    except Malformed:
+        return None
+    return given if isinstance(given, dict) else None
 
 
 def meter(usage: Any, bounds: Bounds) -> tuple[Tokens | None, UsageSource]:

@@ -5,6 +5,9 @@ from consumption.errors import UpstreamFailed
 #: An event larger than this is nobody's token.
 MOST_EVENT_BYTES = 1024 * 1024
 DONE = b"[DONE]"
+#: What ends an event.
+END = b"\n\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class EventReader:
@@ -28,6 +31,7 @@ def _data_of(event: bytes) -> bytes:
     # ``in`` makes an error of what is no number before it looks for bytes.
     if event.startswith(b"data: ") and event.find(b"\n") < 0:
         return event[6:]
+    event = event.removeprefix(_BYTE_ORDER_MARK)  # where a stream begins
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)
 

@@ -74,6 +74,9 @@ class Owner(Protocol):
     def drop(self, connection: "Connection") -> None:
         """The connection is gone."""
 
+    def overheard(self) -> None:
+        """The upstream sent what nobody had asked for."""
+
 
 class Connection(asyncio.BufferedProtocol):
     """``send`` a request and wait for the answer; then ``read`` its body, or take it whole. Always ``close`` it."""
@@ -232,6 +235,8 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of the answer."""
         data = bytes(_view[:nbytes])
+        if self._complete:
+            self._owner.overheard()
         if self._complete or self._failure is not None:
             self.abort()  # nobody asked for this
             return
@@ -257,7 +262,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
+            self._owner.overheard()
             raise Broken("a second answer to one question")
+        # What an interim answer said is not said of the one that follows.
+        self._length, self.retry_after, self.encoded = _UNKNOWN_LENGTH, b"", False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()

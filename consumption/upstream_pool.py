@@ -28,6 +28,9 @@ REST_SECONDS = 4.0
 LOOK_SECONDS = 0.5
 #: A connection is not kept for longer, so that a name that moved is followed.
 LIFE_SECONDS = 300.0
+#: For so long no connection is used twice after an upstream sent what nobody had asked for. The next time it might come
+#: a moment later, when somebody else has asked, and be taken for the answer to that.
+DISTRUST_SECONDS = 300.0
 SWEEP_SECONDS = 0.05
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -41,6 +44,7 @@ class Host:
     tls: ssl.SSLContext | None
     address: str = ""
     resolved_until: float = 0.0
+    distrusted_until: float = 0.0
     resting: deque[tuple[float, Connection]] = field(default_factory=deque)
     resolving: "asyncio.Task[str] | None" = None
 
@@ -54,12 +58,13 @@ class Host:
 class _Returns:
     """What a connection is told of its pool: the host that it belongs to."""
 
-    __slots__ = ("drop", "give_back", "made")
+    __slots__ = ("drop", "give_back", "made", "overheard")
 
     def __init__(self, pool: "UpstreamPool", host: Host) -> None:
         self.made = pool.made
         self.give_back = partial(pool.give_back, host)
         self.drop = pool.drop
+        self.overheard = partial(pool.overheard, host)
 
 
 class UpstreamPool:
@@ -138,10 +143,17 @@ class UpstreamPool:
         """An exchange has ended well: the connection rests."""
         self._busy.discard(connection)
         now = asyncio.get_running_loop().time()
-        if now - connection.made_at < LIFE_SECONDS:
+        if now - connection.made_at < LIFE_SECONDS and now >= host.distrusted_until:
             host.resting.append((now, connection))
         else:
             connection.abort()
+
+    def overheard(self, host: Host) -> None:
+        """An upstream sent what nobody had asked for."""
+        log.warning("an upstream sent more than it was asked for: its connections are used once")
+        host.distrusted_until = asyncio.get_running_loop().time() + DISTRUST_SECONDS
+        while host.resting:
+            host.resting.popleft()[1].abort()
 
     def drop(self, connection: Connection) -> None:
         """A connection is gone."""

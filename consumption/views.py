@@ -34,6 +34,8 @@ from consumption.transport import DIALECTS, MARKETPLACE, address_of, key_of
 
 #: How long a client may leave what was sent unread.
 WRITE_SECONDS = 60.0
+#: How long Django may take to begin to send. It drops the answer of a client that has gone before, and tells nobody.
+BEGIN_SECONDS = 10.0
 
 Response_ = TypeVar("Response_", bound=HttpResponseBase)
 
@@ -168,29 +170,35 @@ def _response(answer: Answer) -> HttpResponse:
 
 
 def _streaming(stream: Stream) -> StreamingHttpResponse:
-    """Django pulls, the gateway pushes: a queue of one place between them."""
-    queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+    """Django pulls, the gateway pushes: a queue between them, whose one piece is sent before there is a next."""
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+    begun = False
 
     async def write(data: bytes) -> None:
-        # A client that does not read counts as gone.
+        queue.put_nowait(data)
         try:
-            await asyncio.wait_for(queue.put(data), WRITE_SECONDS)
+            async with asyncio.timeout(WRITE_SECONDS if begun else BEGIN_SECONDS):
+                await queue.join()
         except TimeoutError as error:
+            # A client that does not read counts as gone.
             raise asyncio.CancelledError(CLIENT_GONE) from error
 
     async def push() -> None:
         try:
             await stream.run(write)
         finally:
-            await queue.put(None)
+            queue.put_nowait(None)
 
     # Started here and now, since running it is what settles the call.
     pushing = asyncio.ensure_future(push())
 
     async def pull() -> AsyncIterator[bytes]:
+        nonlocal begun
+        begun = True
         try:
             while (data := await queue.get()) is not None:
                 yield data
+                queue.task_done()
         finally:
             pushing.cancel(CLIENT_GONE)
 

@@ -11,7 +11,7 @@ import msgspec
 
 from consumption.dialects.checks import where
 from consumption.errors import NotSupported
-from consumption.replies import UNREADABLE
+from consumption.replies import UNREADABLE, read_arguments
 
 
 class _Text(msgspec.Struct, tag="text"):
@@ -238,10 +238,9 @@ def _turn(message: _User | _Assistant | _Tool) -> tuple[str, list[dict[str, Any]
 
 
 def _tool_use(call: _ToolCall) -> dict[str, Any]:
-    try:
-        given = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-    except UNREADABLE as error:
-        raise NotSupported("The arguments of a tool call must be a JSON object", field="messages") from error
+    given = read_arguments(call.function.arguments)
+    if given is None:
+        raise NotSupported("The arguments of a tool call must be a JSON object", field="messages")
     return {"type": "tool_use", "id": call.id, "name": call.function.name, "input": given}
 
 

@@ -11,7 +11,17 @@ from consumption.dialects.base import PaidRequest
 from consumption.protocols.anthropic import framed
 from consumption.protocols.messages_to_chat import chat_of
 from consumption.protocols.openai import ChunkReader
-from consumption.replies import UNREADABLE, Bounds, Choice, Chunk, Message, Reply, no_answer, read_reply
+from consumption.replies import (
+    UNREADABLE,
+    Bounds,
+    Choice,
+    Chunk,
+    Message,
+    Reply,
+    no_answer,
+    read_arguments,
+    read_reply,
+)
 
 _encode = msgspec.json.encode
 
@@ -125,15 +135,13 @@ def _content_of(message: Message) -> list[dict[str, Any]]:
 def _tool_use(call: _ToolCall) -> dict[str, Any]:
     if call.function is None or call.function.name is None:
         raise no_answer()
-    return _tool_block(call, _input_of(call.function.arguments or "{}"))
+    return _tool_block(call, _input_of(call.function.arguments or ""))
 
 
 def _input_of(arguments: str) -> dict[str, Any]:
     """What a model wrote may be cut off, or no JSON: it is paid for all the same, and told as Anthropic tells it."""
-    try:
-        return msgspec.json.decode(arguments, type=dict[str, Any])
-    except UNREADABLE:
-        return {"INVALID_JSON": arguments}
+    given = read_arguments(arguments)
+    return {"INVALID_JSON": arguments} if given is None else given
 
 
 def _tool_block(call: _ToolCall, given: dict[str, Any]) -> dict[str, Any]:

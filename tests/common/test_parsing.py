@@ -59,6 +59,16 @@ def test_what_parsers_disagree_on_is_refused(text: bytes) -> None:
         strict_json(text)
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('{"a" :', "}")])
+def test_nesting_has_a_bound_that_leaves_the_stack_to_whoever_reads_on(opening: str, closing: str) -> None:
+    def nested(depth: int) -> str:
+        return opening * depth + "1" + closing * depth
+
+    assert strict_json(nested(parsing.MOST_DEPTH))
+    with pytest.raises(Malformed):
+        strict_json(nested(parsing.MOST_DEPTH + 1))
+
+
 def test_a_text_that_looks_like_members_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert strict_json(b'{"a":"\\":\\":","b":[{"c":"x\\":"}]}') == {"a": '":":', "b": [{"c": 'x":'}]}
 

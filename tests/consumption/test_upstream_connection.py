@@ -111,9 +111,12 @@ async def test_what_is_not_http_or_has_no_end_is_broken(sent: bytes) -> None:
             await served.ask()
 
 
-async def test_an_interim_answer_is_passed_over() -> None:
-    async with serving(answers(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + ANSWER)) as served:
-        assert (await served.ask()).whole() == b"hello"
+async def test_an_interim_answer_is_passed_over_with_what_it_says_of_itself() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nContent-Encoding: gzip\r\nRetry-After: 5\r\n\r\n"
+    async with serving(answers(hints + ANSWER)) as served:
+        connection = await served.ask()
+        assert connection.whole() == b"hello"
+        assert (connection.status, connection.encoded, connection.retry_after) == (200, False, b"")
 
 
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
@@ -157,6 +160,31 @@ async def test_what_comes_on_a_resting_connection_costs_it() -> None:
         (await served.ask()).close()
         await asyncio.sleep(0.3)
         assert served.pool.resting(served.url) is None
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_an_upstream_that_says_too_much_has_its_other_connections_used_once(pause: float) -> None:
+    """What it says next might come when somebody else has asked."""
+    asked = 0
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while await reader.readuntil(b"\r\n\r\n"):
+            asked += 1
+            writer.write(ANSWER)
+            if asked == 2:
+                await asyncio.sleep(pause)
+                writer.write(ANSWER)
+
+    async with serving(behave) as served:
+        resting, talker = [await served.ask() for _ in range(2)]
+        for connection in (resting, talker):
+            connection.close()
+        await asyncio.sleep(0.15)
+        assert served.pool.resting(served.url) is None
+        for expected in (3, 4):
+            (await served.ask()).close()
+            assert served.connections == expected
 
 
 async def test_a_connection_that_the_upstream_closed_is_not_used_again() -> None:

@@ -137,6 +137,14 @@ def stream_endless_line(connection: Connection) -> None:
         connection.sendall(b"x" * 65536)
 
 
+def usage_event(completion_tokens: int) -> bytes:
+    usage = {"prompt_tokens": 7, "completion_tokens": completion_tokens}
+    return b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
+
+
+USAGE_EVENT, LESSER_USAGE_EVENT = usage_event(4), usage_event(1)
+
+
 def sends(data: bytes) -> Callable[[Connection], None]:
     return lambda connection: connection.sendall(data)
 
@@ -185,6 +193,17 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "stream-endless-line": stream_endless_line,
     "stream-cut": sends(head_of_stream() + event("one ") * 8),
     "stream-garbage": sends(head_of_stream() + event("one ") * 8 + b"data: {nonsense\n\n"),
+    "stream-goes-on": sends(
+        head_of_stream()
+        + event("one ")
+        + USAGE_EVENT
+        + b"data: [DONE]\n\n"
+        + event("two ")
+        + LESSER_USAGE_EVENT
+    ),
+    "stream-unended": sends(
+        head_of_stream() + b"\xef\xbb\xbf" + event("one ") + USAGE_EVENT + b"data: [DONE]"
+    ),
     "stream-without-usage": sends(head_of_stream() + event("one ") * 8 + b"data: [DONE]\n\n"),
     "messages-cut": sends(messages_stream()),
     "messages-garbage": sends(messages_stream(b"{nonsense")),

@@ -142,6 +142,22 @@ def test_a_stream_without_usage_is_counted_and_flagged(
     )
 
 
+@pytest.mark.parametrize("behaviour", ["stream-goes-on", "stream-unended"])
+def test_a_stream_ends_where_it_says_so_and_what_follows_is_nobodys(
+    stack: Stack, lane_gateway: GatewayProcess, upstream: Any, behaviour: str
+) -> None:
+    case = Case(lane_gateway, upstream, behaviour)
+    told = case.consume(stream=True).text
+    assert told.endswith("data: [DONE]\n\n")
+    assert (told.count("one "), told.count("two ")) == (1, 0)
+    row = case.row()
+    assert (row.status, row.usage["usage_source"], row.usage["completion_tokens"]) == (
+        "success",
+        "reported",
+        4,
+    )
+
+
 def test_a_client_that_goes_away_ends_the_upstream_and_is_charged_for_what_it_got(
     stack: Stack, lane_gateway: GatewayProcess, upstream: Any
 ) -> None:

@@ -9,6 +9,9 @@ from consumption.errors import NotSupported
 from consumption.protocols.exchanges import exchange_of
 from tests.consumption.protocols.callers import chat, read, upstream_body
 
+#: It can be read alone, and then no more be written as a part of something.
+DEEP = '{"a":' * 900 + "1" + "}" * 900
+
 
 def text(words: str) -> dict[str, Any]:
     return {"type": "text", "text": words}
@@ -183,6 +186,7 @@ def test_what_would_make_another_answer_is_refused_by_its_name(more: dict[str, A
                 "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[" * 9999}}],
             }
         ],
+        [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": DEEP}}]}],
     ],
 )
 def test_what_cannot_be_said_in_anthropics_protocol_is_refused(messages: list[Any]) -> None:
