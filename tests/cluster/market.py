@@ -320,7 +320,7 @@ def gates_under_load(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_placed, calls())
         try:
-            assert begun.wait(20)
+            assert begun.wait(60)
             fault(gates)
         finally:
             mended.set()
@@ -343,7 +343,7 @@ async def _settled(gates: Sequence[Gate], more: int) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.02)
 

@@ -24,12 +24,14 @@ from quotas.cluster import Cluster
 from quotas.line import Line, Lines
 from tests import factories
 from tests.cluster.market import until
+from tests.cluster.test_local_mode import call
 from tests.harness.certificates import make_certificate, server_context
 from tests.harness.cluster import Node, ValkeyCluster
 from tests.harness.proxy import Proxy
 from tests.harness.servers import ROOT
 from tests.harness.waiting import wait_for
 from tests.live.stack import GatewayProcess, Stack
+from tests.live.test_faults import Load
 from tests.metering.market import database_url
 
 PUBLISH = 'from config.celery import app; app.send_task("quotas.tasks.reap_leases", retry=False)'
@@ -119,7 +121,7 @@ def told_of(node: Node) -> set[tuple[str, int]]:
 
 
 @pytest.fixture
-def stack(secured: OverTls, valkey_server: Valkey, tmp_path: Path) -> Iterator[Stack]:
+def stack(committed: None, valkey_server: Valkey, tmp_path: Path) -> Iterator[Stack]:
     running = Stack(tmp_path, database_url(), valkey_server)
     yield running
     running.stop()
@@ -135,28 +137,27 @@ def test_calls_drain_and_jobs_go_over_tls(secured: OverTls, stack: Stack, settin
     _, text = factories.make_key(service=service)
     wait_for(epochs.all_live)
     gateway = stack.start_gateway(REDIS_URL=settings.REDIS_URL, VALKEY_CLUSTER=secured.nodes)
-    answers = [gateway.consume(service.id, text, {"prompt": "Why?"}) for _ in range(5)]
-    assert {answer.status_code for answer in answers} == {200}
+    load = Load(gateway.url, service, text)
+    call(load, 5)
     wait_for(lambda: UsageRecord.objects.filter(status="success").count() == 5)
     assert reaper.reap_expired() == 0
     assert sync.sync_quotas() == []
 
 
 def test_a_server_that_cannot_be_verified_is_told_nothing(
-    secured: OverTls, stack: Stack, settings: Any, tmp_path: Path
+    one_server: OverTls, stack: Stack, settings: Any, tmp_path: Path
 ) -> None:
     """Its certificate is of nobody whom one believes; a gateway is then not ready, and jobs fail."""
     foreign = make_certificate(tmp_path / "foreign.pem", name="localhost", address="127.0.0.1")
-    environment = secured.environment(foreign)
+    environment = one_server.environment(foreign)
     settings.REDIS_URL = environment["REDIS_URL"]
-    settings.VALKEY_CLUSTER = [node for node in secured.nodes.split(",") if node]
     gateway = start_unready(stack, environment)
     wait_for(lambda: "SSLCertVerificationError" in gateway.child.log.read_text())
     ready = gateway.get("/health/ready")
     assert (ready.status_code, ready.json()["dependencies"]["valkey"]) == (503, "down")
     with pytest.raises(redis.ConnectionError):
         valkey.connect().ping()
-    assert secured.accepted == 0
+    assert one_server.accepted == 0
 
 
 async def test_a_certificate_of_another_name_is_refused(
