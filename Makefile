@@ -83,6 +83,7 @@ SCHEDULES ?= 2000
 EXAMPLES ?= 600
 soak: venv-dev
 	$(PY) -m bench --soak --minutes $(MINUTES)
+	$(PY) -m pytest -m soak
 	ADMISSIONS=1000000 $(PY) -m pytest tests/quotas/test_many_at_once.py --timeout 3600
 	SCHEDULES=$(SCHEDULES) FIRST_SEED=$$(date +%s) $(PY) -m pytest tests/schedules
 	OPENAPI_EXAMPLES=$(EXAMPLES) OPENAPI_SEED=$$(date +%s) $(PY) -m pytest tests/live/test_openapi.py

@@ -3,6 +3,8 @@
 import signal
 import time
 
+import pytest
+
 from metering import epochs, shards
 from metering.models import ShardEpoch
 from tests.cluster.market import ClusterMarket, under_load
@@ -50,6 +52,7 @@ def test_a_master_that_sleeps_until_another_took_over_loses_no_call(market: Clus
     assert min(ShardEpoch.objects.filter(shard__in=of).values_list("number", flat=True)) > 1
 
 
+@pytest.mark.soak
 def test_a_master_that_stalls_for_a_moment_loses_no_call(market: ClusterMarket) -> None:
     victim = market.servers.master_of(0)
 

@@ -36,7 +36,7 @@ class Payer:
         self.key: ApiKey
         self.key, self.text = factories.make_key(self.consumer, self.service)
         Entitlement.objects.filter(consumer=self.consumer, service=self.service).update(
-            tokens_per_month=LIMIT, requests_per_second=1_000
+            tokens_per_month=LIMIT, requests_per_second=100_000
         )
         self.loads = [Load(gateway.url, self.service, self.text) for gateway in self.gateways]
 

@@ -72,6 +72,7 @@ def refused(gate: Gate, of: list[int]) -> int:
     return sum(gate.unavailable[shard] for shard in of)
 
 
+@pytest.mark.soak
 def test_a_gateway_that_a_master_is_kept_from_goes_on_when_it_is_back(
     market: ClusterMarket, whole: PartedCluster
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_master_cut_off_with_a_gateway_lets_nobody_in_whom_its_heir_does_not_k
     assert min(ShardEpoch.objects.filter(shard__in=of).values_list("number", flat=True)) > 1
 
 
+@pytest.mark.soak
 def test_a_master_cut_off_with_its_only_replica_refuses_until_the_network_is_whole(
     market: ClusterMarket, whole: PartedCluster
 ) -> None:

@@ -45,7 +45,7 @@ def start(stack: Stack) -> Iterator[START]:
 def limited_key(service: Service, **limits: Any) -> tuple[ApiKey, str]:
     key, text = factories.make_key(service=service, **limits)
     Entitlement.objects.filter(consumer=key.consumer).update(
-        tokens_per_month=LIMIT, requests_per_second=1_000
+        tokens_per_month=LIMIT, requests_per_second=100_000
     )
     return key, text
 
