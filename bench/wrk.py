@@ -103,8 +103,9 @@ class Wrk:
         connections: int = 64,
         start: int = 0,
         rest: int = REST_SECONDS,
+        most_refused: float = calls.MOST_REFUSED,
     ) -> None:
-        self.name, self.seconds, self._rest = target.name, seconds, rest
+        self.name, self.seconds, self._rest, self._most_refused = target.name, seconds, rest, most_refused
         script = folder / f"{target.name}.lua"
         script.touch(mode=0o600)
         script.write_text(script_of(target, seconds=seconds, start=start))
@@ -120,7 +121,7 @@ class Wrk:
         return self
 
     def result(self) -> Load:
-        """Waits for its end. Raises BenchError where any call was refused or broke."""
+        """Waits for its end. Raises BenchError where a call broke, or a larger part than allowed was refused."""
         try:
             said, _ = self._process.communicate(timeout=self.seconds + self._rest + 60)
         except BaseException:
@@ -131,7 +132,7 @@ class Wrk:
             raise BenchError(f"wrk against {self.name} said: {said.strip()[-500:]}")
         told = json.loads(found[0].removeprefix("RESULT "))
         answered = told["requests"] - told["refused"]
-        if told["refused"] > told["requests"] * calls.MOST_REFUSED or told["broken"] or not answered:
+        if told["refused"] > told["requests"] * self._most_refused or told["broken"] or not answered:
             raise BenchError(f"{self.name} did not answer every call of wrk's with 200: {told}")
         return Load(answered, self.seconds, told["p50_ms"], told["p99_ms"], told["refused"])
 
@@ -180,8 +181,10 @@ def cost_of(
     seconds: int,
     connections: int = 64,
     rest: int = REST_SECONDS,
+    most_refused: float = calls.MOST_REFUSED,
 ) -> Cost:
     """One load on one server, and what it cost it."""
     before = server.cpu_seconds()
-    load = Wrk(folder, target, seconds=seconds, connections=connections, rest=rest).start().result()
+    wrk = Wrk(folder, target, seconds=seconds, connections=connections, rest=rest, most_refused=most_refused)
+    load = wrk.start().result()
     return Cost(load, server.cpu_seconds() - before)

@@ -81,7 +81,7 @@ def test_a_list_asks_the_same_few_questions_however_many_rows(
     market.write(*[market.entry() for _ in range(120)])
     market.drain()
 
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(13):
         assert len(shown(operator.get(f"{BASE}/usagerecord/"))) == 50
     assert len(shown(operator.get(f"{BASE}/usagerecord/", {"p": "3"}))) == 20
 
