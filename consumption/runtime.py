@@ -8,11 +8,12 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import hiredis
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, connection, transaction
 
 from analytics import events
 from analytics.buffer import EventBuffer
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 #: How long a stopping gateway waits for its calls and for Valkey to take what they cost.
 STOP_SECONDS = 35.0
+#: After how long work that failed is begun again.
+BEGIN_AGAIN_SECONDS = 1.0
 
 
 class Runtime:
@@ -105,18 +108,18 @@ class Runtime:
         await self.line.start()
         self._changes.start()
         for work in (
-            self._keep_catalogue(),
-            self.hand_in.keep_looking(),
-            self._keep_company(),
-            self._keep_last_used(),
-            self.settlement.keep_renewing(),
-            self.spool.keep_settling(self.admission),
-            self.shares.keep_refreshing(),
-            self.events.run(self._send_events),
-            self._troubles.keep_telling(),
-            self._keep_reporting(),
+            self._keep_catalogue,
+            self.hand_in.keep_looking,
+            self._keep_company,
+            self._keep_last_used,
+            self.settlement.keep_renewing,
+            partial(self.spool.keep_settling, self.admission),
+            self.shares.keep_refreshing,
+            partial(self.events.run, self._send_events),
+            self._troubles.keep_telling,
+            self._keep_reporting,
         ):
-            self._run(work)
+            self._tasks.append(asyncio.create_task(kept_up(work)))
 
     async def stop(self) -> None:
         """Let running calls end, hand in what they cost, close. The server has stopped accepting by now."""
@@ -175,11 +178,6 @@ class Runtime:
     def valkey_unsafe(self) -> str:
         """What in the settings of a server could lose usage; empty where nothing does."""
         return next((line.unsafe for line in self.line.by_shard if line.unsafe), "")
-
-    def _run(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(_report)
-        self._tasks.append(task)
 
     # -- Valkey --------------------------------------------------------------------------------------------------
 
@@ -284,7 +282,7 @@ class Runtime:
                 if not self.catalogue_loaded:
                     # Who lets a call in is on the register before.
                     await loop.run_in_executor(self._loader, in_database_thread, self.presence.reporting())
-                loaded, rules = await loop.run_in_executor(self._loader, in_database_thread, _load)
+                loaded, rules = await loop.run_in_executor(self._loader, in_database_thread, read_catalogue)
             except DatabaseError as error:
                 log.warning("catalogue not read: %s", type(error).__name__)
                 await asyncio.sleep(0.5)
@@ -296,13 +294,21 @@ class Runtime:
             self.catalogue_loaded = True
 
 
-def _load() -> tuple[snapshot.Snapshot, list[Rule]]:
-    return snapshot.load(), load_rules()
+def read_catalogue() -> tuple[snapshot.Snapshot, list[Rule]]:
+    """Catalogue and rules as of one moment: a service that came in between would be known without its price."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return snapshot.load(), load_rules()
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("a background task ended", exc_info=error)
+async def kept_up(work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Do what goes on for ever. A defect in it is told, and does not end it: leases would not be renewed any more."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("%s failed, and begins again", getattr(work, "__name__", work))
+        await asyncio.sleep(BEGIN_AGAIN_SECONDS)
 
 
 _current: Runtime | None = None

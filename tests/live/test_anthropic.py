@@ -298,10 +298,11 @@ def test_an_upstream_that_fails_is_told_as_such_and_is_not_to_be_asked_again(
 ) -> None:
     """The path is one that the sample upstream does not know: it answers 404."""
     setting = Setting(gateway, stack, "anthropic")
-    gone = factories.make_service()
-    factories.make_endpoint(gone, base_url=f"{stack.upstream_url}/nowhere", protocol="anthropic")
-    _, text = factories.make_key(service=gone)
-    gateway.consume(gone.id, text, b"{}")
+    with transaction.atomic():  # the gateway hears of the service with its endpoint, or not at all
+        gone = factories.make_service()
+        factories.make_endpoint(gone, base_url=f"{stack.upstream_url}/nowhere", protocol="anthropic")
+        _, text = factories.make_key(service=gone)
+    gateway.wait_for_service(gone.id, text)
     client = anthropic.Anthropic(base_url=gateway.url, api_key=text, max_retries=2)
     with pytest.raises(anthropic.InternalServerError) as failed:
         client.messages.create(model=gone.name, max_tokens=5, messages=QUESTION)

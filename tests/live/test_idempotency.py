@@ -45,7 +45,7 @@ class Market:
     def known_to(self, *gateways: GatewayProcess) -> None:
         """Wait until gateways know the service."""
         for gateway in gateways:
-            gateway.consume(self.service.id, self.text, b"{}")
+            gateway.wait_for_service(self.service.id, self.text)
 
     def post(
         self,
@@ -447,6 +447,7 @@ def test_after_valkey_lost_everything_no_call_is_made_again(
     market = Market(lane_gateway, stack.upstream_url)
     key = new_key()
     first = market.post(key)
+    assert first.status_code == 200, first.text
     row = ledger_row(first.headers["X-Request-Id"])
     before = len(stack.logged_calls())
     stack.valkey_client().flushall()

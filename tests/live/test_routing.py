@@ -190,7 +190,6 @@ def test_a_client_that_goes_away_is_charged_as_the_service_says(
 def test_an_upstream_gets_its_own_credential_and_nothing_of_the_callers(market: Any) -> None:
     one = market()
     one.add("works", credential="upstream-secret-7")
-    one.gateway.consume(one.service.id, one.text, b"{}")
     wait_for(lambda: one.consume().status_code == 200, seconds=5)
     head = one.upstream.heads["works"].lower()
     assert "authorization: bearer upstream-secret-7" in head

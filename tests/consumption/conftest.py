@@ -1,0 +1,3 @@
+from tests.committed import audit_trail_may_be_emptied, committed
+
+__all__ = ["audit_trail_may_be_emptied", "committed"]
