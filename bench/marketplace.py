@@ -21,6 +21,12 @@ from devstack.valkey import Valkey
 
 # More streams than the default of one gateway are open at once here.
 MOST_UPSTREAM_CONNECTIONS = "20000"
+# As for any server that writes this much: with its default of 1 GB a checkpoint comes every few minutes, and in haste,
+# on the disk that it shares with Valkey here. By the clock it takes its time.
+POSTGRES_SETTINGS = {"max_wal_size": "16GB"}
+# Where Valkey has written its append-only file anew it waits for the disk, and answers nobody for 60 to 80 ms here
+# (docs/performance.md). At its default of 64 MB that comes every twelve seconds under full load.
+VALKEY_SETTINGS = {"auto-aof-rewrite-min-size": "1gb"}
 
 
 class Gateway:
@@ -50,8 +56,10 @@ class Marketplace:
         self.layout = Layout(var=folder)
         self.folder = folder
         self.keys_file = folder / "keys.json"
-        self.postgres = Postgres(folder / "postgres", log=self.layout.log("postgres"))
-        self.valkey = Valkey(folder / "valkey", log=self.layout.log("valkey"))
+        self.postgres = Postgres(
+            folder / "postgres", log=self.layout.log("postgres"), settings=POSTGRES_SETTINGS
+        )
+        self.valkey = Valkey(folder / "valkey", log=self.layout.log("valkey"), settings=VALKEY_SETTINGS)
         self._started: list[Process] = []
 
     def erase(self) -> None:
