@@ -288,6 +288,9 @@ class Runtime:
                 await asyncio.sleep(0.5)
                 self._reload.set()
                 continue
+            except Exception:
+                self._reload.set()  # what was not read is read again, and told each time
+                raise
             self.gateway.snapshot, self.gateway.policies = loaded, PolicyEngine(rules)
             endpoints = (endpoint for offer in loaded.offers.values() for endpoint in offer.endpoints)
             self.gateway.upstream.router.keep(endpoints)

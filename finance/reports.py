@@ -2,7 +2,7 @@
 
 A row for each month of a report is what makes it one, however often the task runs. Who sends it marks it first. A
 letter whose fate is unknown is left to a person; what goes to a bucket is the same object under the same name every
-time.
+time. Of a schedule that is switched off nothing goes out, and what waits does so until it is on again.
 """
 
 import datetime as dt
@@ -37,7 +37,7 @@ def plan() -> None:
             (ReportDelivery(schedule=schedule, month=month) for month in _due(schedule)),
             ignore_conflicts=True,
         )
-    waiting = ReportDelivery.objects.filter(state=_State.WAITING)
+    waiting = ReportDelivery.objects.filter(state=_State.WAITING, schedule__is_active=True)
     for delivery_id in waiting.filter(job=None).values_list("id", flat=True):
         _order_or_fail(delivery_id)
     # Its file had its time before anybody could be reached.
@@ -49,7 +49,9 @@ def plan() -> None:
 def send() -> int:
     """Send what is made and was not sent; returns how many. Safe to run twice at once."""
     _judge_dead()
-    ready = ReportDelivery.objects.filter(state=_State.WAITING, job__state=ExportJob.State.DONE)
+    ready = ReportDelivery.objects.filter(
+        state=_State.WAITING, schedule__is_active=True, job__state=ExportJob.State.DONE
+    )
     due = ready.exclude(attempted_at__gt=clock.now() - RETRY).select_related("schedule__consumer", "job")
     return sum(_send_once(delivery) for delivery in due.order_by("id"))
 

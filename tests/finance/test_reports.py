@@ -144,6 +144,26 @@ def test_nothing_is_sent_before_its_day_nor_by_one_that_is_off() -> None:
     assert not ExportJob.objects.exists()
 
 
+@pytest.mark.django_db
+def test_what_waits_when_it_is_switched_off_goes_out_when_it_is_on_again(
+    bucket: tuple[str, type[Bucket]],
+) -> None:
+    endpoint, kept = bucket
+    one = to_bucket(endpoint, "another-secret-key")
+    one.save()
+    delivery = run()
+    assert delivery.state == State.WAITING
+    one.is_active = False
+    one.set_credential(SECRET)
+    one.save()
+    make_due(delivery)
+    assert run().state == State.WAITING
+    assert not kept.objects
+    one.is_active = True
+    one.save()
+    assert run().state == State.SENT
+
+
 class Killed(BaseException):
     pass
 
