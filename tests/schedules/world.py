@@ -103,7 +103,9 @@ class World:
         for drain in [drain for drain in self.drains if not drain.is_alive]:
             self.drains.remove(drain)
             if not drain.ended:
-                assert drain.armed, "a drain ended by itself"
+                assert drain.armed, (
+                    f"a drain ended by itself:\n{self.log.read_text(errors='replace')[-6000:]}"
+                )
                 self.saw("death at a step")
                 self.saw(f"died {drain.armed.partition(':')[0]}")
         return self.drains
