@@ -4,6 +4,7 @@ It may be stopped, killed or doubled anywhere: what is in PostgreSQL decides whe
 for what an entry does, ``metering.epochs`` for how a shard is opened.
 """
 
+import contextlib
 import logging
 import signal
 import time
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from types import FrameType
 
+import psycopg2
 import redis
 from django.conf import settings
 from django.db import Error as DatabaseError
@@ -42,8 +44,9 @@ PAUSE = 0.03
 #: After an outage the next try comes after these seconds, doubled up to the second number.
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
 
-#: What passes by waiting: a store is away, another drain was quicker, or a partition has to be made first.
-OUTAGES = (DatabaseError, redis.RedisError, positions.Fenced, ledger.MissingPartition)
+#: What passes by waiting: a store is away, another drain was quicker, or a partition has to be made first. Of an error
+#: while a server-side cursor is closed Django makes none of its own.
+OUTAGES = (DatabaseError, psycopg2.Error, redis.RedisError, positions.Fenced, ledger.MissingPartition)
 
 
 class Session:
@@ -311,4 +314,5 @@ def _first_line(error: Exception) -> str:
 
 def _disconnect() -> None:
     """End the database session, and with it every lock this drain holds."""
-    connection.close()
+    with contextlib.suppress(DatabaseError):  # it is gone either way
+        connection.close()

@@ -4,7 +4,9 @@ import signal
 import time
 from typing import Any
 
+import psycopg2.extensions
 import pytest
+from django.db import connection
 
 from metering import positions, shards
 from metering.drain import Session
@@ -13,6 +15,7 @@ from metering.models import JournalBatch, UsageRecord
 from metering.partitions import Known
 from metering.stream import Position, ShardBatch
 from tests.metering.market import Market
+from tests.superuser import superuser_cursor
 
 
 def ids() -> list[Any]:
@@ -55,3 +58,27 @@ def test_a_second_drain_over_the_same_shard_is_fenced(market: Market) -> None:
     session.close()
     assert (ids(), JournalBatch.objects.count()) == ([entry.request_id], 1)
     market.assert_reconciled()
+
+
+def test_a_session_that_dies_while_a_cursor_of_it_is_closed_is_only_an_outage(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing one asks the server. Of what goes wrong then Django makes no error of its own, and the drain ended."""
+    died = []
+
+    class Closed(psycopg2.extensions.cursor):
+        def close(self) -> None:
+            if self.name and not died:
+                died.append(self.connection.info.backend_pid)
+                with superuser_cursor() as cursor:
+                    cursor.execute("SELECT pg_terminate_backend(%s, 5000)", died)
+            super().close()
+
+    entry = market.entry()
+    market.write(entry)
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "cursor_factory", Closed)
+    market.drain()
+
+    assert died
+    assert ids() == [entry.request_id]
