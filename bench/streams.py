@@ -17,6 +17,8 @@ from bench.open_loop import Latencies, no_garbage_collection
 MARK, MARK_LENGTH = b'"@', 14
 DONE, LAST_CHUNK, TAIL_LENGTH = b"[DONE]", b"\r\n0\r\n\r\n", 64
 END_SECONDS = 90.0
+# Of streams at full speed there are some hundreds, and their upstream takes all it can get of the core that Valkey is on.
+MOST_REFUSED_AT_FULL_SPEED = 0.02
 
 
 @dataclass
@@ -129,13 +131,13 @@ async def open_streams(port: int, seen: Seen, requests: list[bytes], *, per_seco
     return len(requests)
 
 
-async def wait_until_ended(seen: Seen, count: int) -> int:
-    """How many streams came to their end. Raises BenchError where one broke, or too many were refused with 503."""
+async def wait_until_ended(seen: Seen, count: int, *, most_refused: float = calls.MOST_REFUSED) -> int:
+    """How many streams came to their end. Raises BenchError where one broke, or a larger part was refused with 503."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(END_SECONDS):
             while seen.ended + seen.refused + len(seen.broken) < count:  # noqa: ASYNC110 - nothing else is going on
                 await asyncio.sleep(0.05)
-    if seen.ended + seen.refused != count or seen.refused > count * calls.MOST_REFUSED:
+    if seen.ended + seen.refused != count or seen.refused > count * most_refused:
         raise BenchError(
             f"{seen.ended} of {count} streams came to their end, {seen.refused} were refused,"
             f" {len(seen.broken)} broke: {seen.broken[:3]}"
@@ -170,7 +172,7 @@ async def run_full_speed(port: int, requests: list[bytes], *, streams: int, seco
     before, started = seen.chunks, time.monotonic()
     await asyncio.sleep(max(0.0, stop - started))
     chunks, took = seen.chunks - before, time.monotonic() - started
-    await wait_until_ended(seen, asked)
+    await wait_until_ended(seen, asked, most_refused=MOST_REFUSED_AT_FULL_SPEED)
     return FullSpeed(chunks, took, seen.ended)
 
 
