@@ -17,7 +17,7 @@ from bench.open_loop import Latencies, no_garbage_collection
 MARK, MARK_LENGTH = b'"@', 14
 DONE, LAST_CHUNK, TAIL_LENGTH = b"[DONE]", b"\r\n0\r\n\r\n", 64
 END_SECONDS = 90.0
-# Of streams at full speed there are some hundreds, and their upstream takes all it can get of the core that Valkey is on.
+# Of streams at full speed there are some hundreds, and their upstream takes all it can get of the core of Valkey.
 MOST_REFUSED_AT_FULL_SPEED = 0.02
 
 
