@@ -64,7 +64,7 @@ def test_a_session_that_dies_while_a_cursor_of_it_is_closed_is_only_an_outage(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing one asks the server. Of what goes wrong then Django makes no error of its own, and the drain ended."""
-    died = []
+    died: list[int] = []
 
     class Closed(psycopg2.extensions.cursor):
         def close(self) -> None:
