@@ -27,8 +27,8 @@ SLICE_SECONDS = 30
 SAMPLE_SECONDS = 1.0
 # The last quarter against the second: caches have filled by then.
 MOST_GROWTH = 1.05
-# Calls that are refused with 503, of one stretch and of all. Valkey has a core and a disk with PostgreSQL here, and is
-# silent for more than the 100 ms of a call where a checkpoint and the end of its own rewriting meet.
+# Calls that are refused with 503, of one stretch and of all: Valkey shares its disk with PostgreSQL here, and may be
+# silent for more than the 100 ms of a call when it has rewritten its file (docs/performance.md).
 MOST_REFUSED_AT_ONCE, MOST_REFUSED = 0.01, 0.001
 # Streams that are open when the gateway is told to stop, and how long they still go on: less than its limit.
 OPEN_STREAMS, STREAM_SECONDS, SIGNAL_AFTER_SECONDS = 200, 8, 3.0
