@@ -49,7 +49,7 @@ def dies_at_a_step(world: World, random: Random, told: Told) -> None:
 
 @fault("a drain dies while it opens the shards")
 def dies_while_it_opens(world: World, random: Random, told: Told) -> None:
-    world.restart_valkey()
+    told.kills.append(world.restart_valkey())
     die_at(world, f"{random.choice(OPENING_STEPS + STEPS)}:1", seconds=1.0)
 
 
@@ -68,7 +68,7 @@ def death_at(step: str) -> Fault:
 
     def die(world: World, random: Random, told: Told) -> None:
         if step in OPENING_STEPS:
-            world.restart_valkey()
+            told.kills.append(world.restart_valkey())
         die_at(world, step, seconds=5.0)
 
     return die
@@ -238,7 +238,7 @@ def valkey_is_restarted(world: World, random: Random, told: Told) -> None:
 
 @fault("Valkey is killed")
 def valkey_is_killed(world: World, random: Random, told: Told) -> None:
-    world.restart_valkey()
+    told.kills.append(world.restart_valkey())
 
 
 @fault("Valkey is emptied")

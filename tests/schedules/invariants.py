@@ -9,7 +9,7 @@ import redis
 from django.db.models import Sum
 
 from common import clock
-from common.ids import moment_of
+from common.ids import milliseconds_of, moment_of
 from finance.charges import Category
 from finance.consumer_months import charges_of
 from metering import shards
@@ -25,6 +25,9 @@ from metering.models import (
     UsageRollup,
 )
 from tests.schedules.gateway import Told
+
+#: How long Valkey puts off what it has to write, and a moment for the call to be let in.
+MOST_UNWRITTEN_MS = 2_500
 
 ROLLED_UP = ("consumer_id", "service_id", "api_key_id", "price_version_id", "status", "currency", "kind")
 
@@ -62,8 +65,16 @@ def assert_each_call_is_a_row_once(told: Told, rows: list[UsageRecord], *, lost:
         else:
             assert row.id in told.abandoned | told.refused, f"nobody made the call {row.id}"
             assert (row.status, row.total_tokens, row.cost_amount) == ("unsettled", 0, Decimal(0))
-    unheard = told.abandoned - ids.keys()
+    unheard = {id_ for id_ in told.abandoned - ids.keys() if not died_with_valkey(id_, told)}
     assert lost or not unheard, f"abandoned calls are missing: {unheard}"
+
+
+def died_with_valkey(id_: uuid.UUID, told: Told) -> bool:
+    """Whether nobody may know of this call any more: its gateway died, and Valkey before its file had the lease.
+
+    Valkey answers before it writes while its file is being synced (``everysec``), for up to two seconds.
+    """
+    return any(0 <= kill - milliseconds_of(id_) <= MOST_UNWRITTEN_MS for kill in told.kills)
 
 
 def as_told(row: UsageRecord) -> tuple[Any, ...]:
@@ -141,7 +152,7 @@ def assert_nothing_is_left(told: Told, client: redis.Redis) -> None:
         assert (row.state, row.number) == ("live", place.epoch)
         assert client.get(shards.epoch_key(shard)) == f"{place.epoch}:{info['run_id']}".encode()
         assert client.get(shards.watermark_key(shard)) == f"{place.epoch}:{place.last_id}".encode()
-        assert not client.zcard(shards.leases_key(shard)), "a lease is open"
+        assert not client.hlen(shards.leases_key(shard)), "a lease is open"
 
 
 def assert_letters_are_the_poison(told: Told, before: Before, *, lost: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg2
 import redis
 
+from common import clock
 from devstack.postgres import ROLE, SUPERUSER, Postgres
 from devstack.process import tied_to_us
 from devstack.valkey import Valkey
@@ -155,9 +156,12 @@ class World:
             self.saw("PostgreSQL that does not stop")
             self.postgres.kill()
 
-    def restart_valkey(self) -> None:
+    def restart_valkey(self) -> int:
+        """Kill it and start it again with its file. Returns when it died, milliseconds since the epoch."""
         self.valkey.kill()
+        died = clock.now_ms()
         self.valkey.start()
+        return died
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.valkey.url)
