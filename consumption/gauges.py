@@ -4,7 +4,7 @@ import logging
 
 import hiredis
 from django.db import DatabaseError, connection
-from django.db.models import Count, F, Sum
+from django.db.models import Count, F, Q, Sum
 from django.db.models.functions import Abs
 
 from catalog.snapshot import Snapshot
@@ -88,7 +88,7 @@ def _observe_drifts() -> None:
     grouped = (
         QuotaDrift.objects.order_by()
         .values("healed")
-        .annotate(n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger"))))
+        .annotate(n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger")), filter=Q(currency=""), default=0))
     )
     found = {row["healed"]: (row["n"], row["tokens"]) for row in grouped}
     for healed in (True, False):

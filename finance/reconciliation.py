@@ -107,9 +107,9 @@ def _drifts() -> list[Difference]:
             month=drift.month,
             consumer_id=drift.consumer_id,
             service_id=drift.service_id,
-            ledger={"tokens": drift.ledger},
-            other={"tokens": drift.counter},
-            cause=f"{drift.reason}; " + ("healed" if drift.healed else "not healed"),
+            ledger=drift.told(drift.ledger),
+            other=drift.told(drift.counter),
+            cause=f"{drift.counted}: {drift.reason}; " + ("healed" if drift.healed else "not healed"),
         )
         for drift in drifts
     ]

@@ -134,12 +134,13 @@ def finish(server: OneLife, positions: dict[int, Position]) -> None:
     Raises ``Fenced`` where another drain began to open one of them meanwhile.
     """
     forgetting = _distrusted(positions)
-    consumers = counters.consumers_of(positions)
+    now = clock.now()
+    consumers = counters.consumers_of(positions, now)
     with ThreadPoolExecutor(1, "counters") as sender:
         sent = sender.submit(lambda: None)
         for some in _batched(positions.values(), AT_ONCE):
             # PostgreSQL works on these while Valkey sets those before.
-            wanted = counters.counters({position.shard: consumers[position.shard] for position in some})
+            wanted = counters.counters({each.shard: consumers[each.shard] for each in some}, now)
             scripts = _Scripts(server)
             counted = _counted(server, forgetting.intersection(position.shard for position in some))
             for position in some:
@@ -199,7 +200,7 @@ def _open(scripts: _Scripts, position: Position) -> None:
         shards.former_leases_key(shard),
     ]  # fmt: skip
     epoch = f"{position.epoch}:{scripts.server.run_id}"
-    fallback = shards.quota_expires(counters.months()[0])
+    fallback = shards.quota_expires(counters.months(clock.now())[0])
     scripts.add(position, _OPEN, keys, epoch, position.watermark, after(position.last_id), fallback)
 
 

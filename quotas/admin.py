@@ -24,13 +24,34 @@ class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the st
 
 @admin.register(QuotaDrift)
 class QuotaDriftAdmin(ReadOnly):
-    list_display = ("found_at", "consumer", "service", "month", "counter", "ledger", "healed")
+    list_display = (
+        "found_at",
+        "consumer",
+        "service",
+        "month",
+        "counted",
+        "in_counter",
+        "in_ledger",
+        "healed",
+    )
     list_filter = ("healed", "found_at", "month", "service")
     search_fields = ("=consumer__id", "consumer__name", "service__name")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[QuotaDrift]:
         # Looked up apart: a join would drop rows whose consumer is gone.
         return super().get_queryset(request).prefetch_related("consumer", "service")
+
+    @admin.display(description="counter", ordering="counter")
+    def in_counter(self, drift: QuotaDrift) -> str:
+        return _told(drift, drift.counter)
+
+    @admin.display(description="ledger", ordering="ledger")
+    def in_ledger(self, drift: QuotaDrift) -> str:
+        return _told(drift, drift.ledger)
+
+
+def _told(drift: QuotaDrift, value: int) -> str:
+    return " ".join(map(str, drift.told(value).values())) if drift.currency else str(value)
 
 
 @admin.register(BudgetNotice)

@@ -1,11 +1,14 @@
 """What the comparison of live counters with the ledger found, and letters about budgets."""
 
+from decimal import Decimal
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from accounts.budgets import BudgetPeriod
 from accounts.models import Consumer
 from catalog.models import Service
+from common.money import NANO, plain
 
 
 class QuotaDrift(models.Model):
@@ -13,8 +16,12 @@ class QuotaDrift(models.Model):
 
     # As loose as those of quota periods: a period whose consumer is gone can drift as well.
     consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+", db_constraint=False)
-    service = models.ForeignKey(Service, on_delete=models.PROTECT, related_name="+", db_constraint=False)
-    month = models.DateField()
+    service = models.ForeignKey(
+        Service, on_delete=models.PROTECT, related_name="+", db_constraint=False, null=True, blank=True
+    )
+    month = models.DateField(help_text="Or the day.")
+    counted = models.CharField(max_length=100, default="tokens", help_text="What is counted.")
+    currency = models.CharField(max_length=3, blank=True, help_text="Empty: tokens. Else nano-units of it.")
     counter = models.BigIntegerField()
     ledger = models.BigIntegerField()
     healed = models.BooleanField(default=False)
@@ -27,6 +34,12 @@ class QuotaDrift(models.Model):
 
     def __str__(self) -> str:
         return f"{self.month:%Y-%m}: {self.counter - self.ledger:+d}"
+
+    def told(self, value: int) -> dict[str, object]:
+        """A counter's value with its unit, JSON-ready."""
+        if not self.currency:
+            return {"tokens": value}
+        return {"cost": plain(Decimal(value) / NANO), "currency": self.currency}
 
 
 class BudgetNotice(models.Model):

@@ -1,26 +1,32 @@
 """Live counters against the ledger, compared at a position of the journal.
 
-A counter is read together with the last id of its journal, before and after the ledger; the ledger is read once the
+Counters are read together with the last id of their journal, before and after the ledger; the ledger is read once the
 drain has passed the first of these ids. Counters only rise, so the ledger must lie between the two readings; what
-lies outside of them, in two looks, is a drift. It is healed by the difference, never by setting a value.
+lies outside of them, in two looks, is a drift: first as quota periods and rollups have it, then as the rows add up, so
+that no book which is wrong by itself makes a counter wrong. It is healed by the difference, never by setting a value.
+
+Compared is what may be refused for: the month's quotas, and what consumers, keys and services spent this month and
+today, whether ledger and Valkey both know of it or one alone.
 """
 
 import datetime as dt
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import redis
 from django.db import connection
 
+from catalog.models import Service
 from common import clock
-from metering import shards, valkey
-from metering.models import JournalPosition, QuotaPeriod
+from metering import counters, shards, valkey
+from metering.counters import Bounds
+from metering.models import JournalPosition
 from metering.stream import order
+from quotas import live_counters
+from quotas.live_counters import Counter, Reading, consumer_of, period_of
 from quotas.models import QuotaDrift
 
 log = logging.getLogger(__name__)
@@ -28,36 +34,7 @@ log = logging.getLogger(__name__)
 #: How long a look waits for the drain, and the pause between two looks, seconds.
 PATIENCE = 10.0
 BETWEEN_LOOKS = 1.0
-#: Counters read in one call of the script.
-CHUNK = 500
 _LOCK = 0x73796E63
-
-_SCRIPTS = Path(__file__).parent / "scripts"
-_READ = (_SCRIPTS / "read_counters.lua").read_text()
-_HEAL = (_SCRIPTS / "heal_counter.lua").read_text()
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Counter:
-    """One monthly counter: whose, and where."""
-
-    shard: int
-    consumer_id: uuid.UUID
-    service_id: uuid.UUID
-    month: dt.date
-
-    @property
-    def key(self) -> str:
-        return shards.quota_key(self.shard, self.consumer_id, self.service_id, self.month)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a counter said, under which epoch, and how long its journal was."""
-
-    epoch: str
-    last_id: str
-    used: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +45,14 @@ class Drift:
     epoch: str
     used: int
     ledger: int
-    by: int
+
+    @property
+    def by(self) -> int:
+        return self.ledger - self.used
 
 
 def sync_quotas() -> list[QuotaDrift]:
-    """Compare every counter of this month with the ledger twice, and heal what differs both times.
+    """Compare every counter with the ledger twice, and heal what differs both times.
 
     One at a time: two that heal the same difference would heal it twice.
     """
@@ -88,40 +68,77 @@ def sync_quotas() -> list[QuotaDrift]:
 def _sync_quotas() -> list[QuotaDrift]:
     client = valkey.connect()
     try:
-        first = _look(client, _counters())
+        first = _look(client)
         if not first:
             return []
         time.sleep(BETWEEN_LOOKS)
-        second = _look(client, [drift.counter for drift in first])
-        by_counter = {drift.counter: drift for drift in second}
+        by_counter = {drift.counter: drift for drift in _look(client, first)}
         pairs = [(drift, by_counter[drift.counter]) for drift in first if drift.counter in by_counter]
         return [_heal(client, _smaller(*pair)) for pair in pairs if _agree(*pair)]
     finally:
         client.close()
 
 
-def _counters() -> list[Counter]:
-    month = clock.month_of(clock.now())
-    rows = QuotaPeriod.objects.filter(month=month).values_list("consumer_id", "service_id")
-    return sorted(Counter(shards.shard_of(consumer), consumer, service, month) for consumer, service in rows)
-
-
-def _look(client: redis.Redis, counters: Sequence[Counter]) -> list[Drift]:
-    """The counters that cannot be right. Those of shards that the drain does not reach in time are left out."""
-    before = _read(client, counters)
+def _look(client: redis.Redis, suspects: Sequence[Drift] = ()) -> list[Drift]:
+    """The counters that cannot be right, among these or all, but for shards that the drain does not reach in time."""
+    now = clock.now()
+    periods, only = _periods(now), {drift.counter.key for drift in suspects}
+    there = {key for key in only or live_counters.keys(client) if period_of(key) in periods}
+    keys = live_counters.by_shard(there)
+    before = {
+        shard: live_counters.read(client, shard, keys.get(shard, ()))
+        for shard in (keys if only else range(shards.SHARDS))
+    }
+    found: list[Drift] = []
     passed = _wait_for_drain(before)
-    reached = [counter for counter in counters if counter.shard in passed and before[counter].epoch]
-    ledger = _ledger(reached)
-    after = _read(client, reached)
-    drifts = (_drift(counter, before[counter], ledger[counter], after[counter]) for counter in reached)
-    return [drift for drift in drifts if drift is not None]
+    used = {} if only else counters.consumers_of(passed, now)
+    for shard in sorted(passed):
+        # Somebody whose usage is in Valkey alone is asked for too.
+        known = {*used.get(shard, ()), *map(consumer_of, before[shard].hashes)}
+        if not known:
+            continue
+        bounds = counters.bounds({shard: list(known)}, now, of_rows=bool(only))
+        wanted = only or {key for key in bounds if period_of(key) in periods}
+        after = live_counters.read(client, shard, {*(bounds.keys() & wanted), *before[shard].hashes})
+        found += _drifts(before[shard], bounds, after)
+    return found
 
 
-def _drift(counter: Counter, before: Reading, ledger: int, after: Reading) -> Drift | None:
-    if before.epoch != after.epoch or before.used <= ledger <= after.used:
-        return None
-    used = after.used if ledger > after.used else before.used
-    return Drift(counter, after.epoch, used, ledger, ledger - used)
+def _periods(now: dt.datetime) -> set[str]:
+    """What is compared, as keys name it."""
+    return {f"{counters.months(now)[0]:%Y%m}", f"{counters.days(now)[0]:%Y%m%d}"}
+
+
+def _wait_for_drain(readings: dict[int, Reading]) -> set[int]:
+    """The shards whose drain passed what their journals held; waits for it up to ``PATIENCE``."""
+    waiting, passed = {shard for shard in readings if readings[shard].epoch}, set[int]()
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        for position in JournalPosition.objects.filter(shard__in=waiting):
+            reading = readings[position.shard]
+            is_same_epoch = str(position.epoch) == reading.epoch.partition(":")[0]
+            if is_same_epoch and order(position.last_id) >= order(reading.last_id):
+                passed.add(position.shard)
+        waiting -= passed
+        if not waiting:
+            return passed
+        if time.monotonic() > deadline:
+            log.warning("the drain is behind in %d shards, not compared", len(waiting))
+            return passed
+        time.sleep(0.05)
+
+
+def _drifts(before: Reading, ledger: dict[str, Bounds], after: Reading) -> Iterator[Drift]:
+    if before.epoch != after.epoch:
+        return
+    for key in after.hashes:
+        first, bounds, last = before.hashes.get(key, {}), ledger.get(key, {}), after.hashes[key]
+        for field in {*first, *bounds, *last}:
+            least, most = bounds.get(field, (0, 0))
+            if first.get(field, 0) > most:
+                yield Drift(Counter(key, field), after.epoch, first[field], most)
+            elif last.get(field, 0) < least:
+                yield Drift(Counter(key, field), after.epoch, last.get(field, 0), least)
 
 
 def _agree(first: Drift, second: Drift) -> bool:
@@ -133,77 +150,36 @@ def _smaller(first: Drift, second: Drift) -> Drift:
     return min(second, first, key=lambda drift: abs(drift.by))
 
 
-def _read(client: redis.Redis, counters: Sequence[Counter]) -> dict[Counter, Reading]:
-    readings: dict[Counter, Reading] = {}
-    for chunk in _chunks(counters):
-        shard = chunk[0].shard
-        keys = [shards.epoch_key(shard), shards.journal_key(shard), *(counter.key for counter in chunk)]
-        answer: Any = client.eval(_READ, len(keys), *keys)
-        epoch, last_id = answer[0].decode(), answer[1].decode()
-        readings |= {
-            counter: Reading(epoch, last_id, used) for counter, used in zip(chunk, answer[2:], strict=True)
-        }
-    return readings
-
-
-def _chunks(counters: Sequence[Counter]) -> Iterable[list[Counter]]:
-    """Counters of one shard, ``CHUNK`` at most."""
-    chunk: list[Counter] = []
-    for counter in sorted(counters):
-        if chunk and (chunk[0].shard != counter.shard or len(chunk) == CHUNK):
-            yield chunk
-            chunk = []
-        chunk.append(counter)
-    if chunk:
-        yield chunk
-
-
-def _wait_for_drain(readings: dict[Counter, Reading]) -> set[int]:
-    """The shards whose drain passed what their journals held; waits for it up to ``PATIENCE``."""
-    targets = {counter.shard: order(reading.last_id) for counter, reading in readings.items()}
-    numbers = {counter.shard: reading.epoch.partition(":")[0] for counter, reading in readings.items()}
-    passed: set[int] = set()
-    deadline = time.monotonic() + PATIENCE
-    while len(passed) < len(targets):
-        waiting = [shard for shard in targets if shard not in passed]
-        for position in JournalPosition.objects.filter(shard__in=waiting):
-            is_same_epoch = str(position.epoch) == numbers[position.shard]
-            if is_same_epoch and order(position.last_id) >= targets[position.shard]:
-                passed.add(position.shard)
-        if time.monotonic() > deadline:
-            log.warning("the drain is behind in %d shards, not compared", len(targets) - len(passed))
-            break
-        if len(passed) < len(targets):
-            time.sleep(0.05)
-    return passed
-
-
-def _ledger(counters: Sequence[Counter]) -> dict[Counter, int]:
-    months = {counter.month for counter in counters}
-    consumers = {counter.consumer_id for counter in counters}
-    periods = QuotaPeriod.objects.filter(month__in=months, consumer_id__in=consumers)
-    used = {
-        (period.consumer_id, period.service_id, period.month): period.used for period in periods.iterator()
-    }
-    return {
-        counter: used.get((counter.consumer_id, counter.service_id, counter.month), 0) for counter in counters
-    }
-
-
 def _heal(client: redis.Redis, drift: Drift) -> QuotaDrift:
     """The row first: a counter is never moved without one."""
+    row = _row(drift)
+    row.save()
+    log.error(
+        "a counter of shard %d differed from the ledger by %+d: %s",
+        drift.counter.shard,
+        drift.by,
+        row.counted,
+    )
+    row.healed = live_counters.move(client, drift.counter, drift.by, epoch=drift.epoch)
+    row.save(update_fields=("healed",))
+    return row
+
+
+def _row(drift: Drift) -> QuotaDrift:
     counter = drift.counter
-    row = QuotaDrift.objects.create(
+    counted, service_id = "money" if counter.currency else "tokens", counter.service_id
+    if counter.of and Service.objects.filter(id=counter.of).exists():
+        service_id = uuid.UUID(counter.of)
+        counted += " of the service"
+    elif counter.of:
+        counted += f" of key {counter.of}"
+    return QuotaDrift(
         consumer_id=counter.consumer_id,
-        service_id=counter.service_id,
-        month=counter.month,
+        service_id=service_id,
+        month=live_counters.begin_of(counter.period),
+        counted=f"{counted} of a day" if counter.is_of_day else counted,
+        currency=counter.currency,
         counter=drift.used,
         ledger=drift.ledger,
         reason="two looks at one journal position disagree with the ledger",
     )
-    log.error("counter of shard %d differed from the ledger by %+d", counter.shard, drift.by)
-    keys = (shards.epoch_key(counter.shard), counter.key)
-    expires = str(shards.quota_expires(counter.month))
-    row.healed = bool(client.eval(_HEAL, len(keys), *keys, drift.epoch, str(drift.by), expires))
-    row.save(update_fields=("healed",))
-    return row

@@ -53,6 +53,7 @@ class Market:
             "consumer_id": self.consumer.id,
             "service_id": self.service.id,
             "api_key_id": self.key.id,
+            "key_lineage": self.key.lineage,
             "price_version_id": self.price_version_id,
             "tier": "enterprise",
             "currency": "USD",
