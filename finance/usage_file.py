@@ -12,8 +12,8 @@ from finance.cells import harmless_sql, original
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``kind``: text (may be anything, so it is made harmless), name (the same, in ``sql`` already), id, moment, count
-    or amount."""
+    """``kind``: text (may be anything, so it is made harmless), name (the same, in ``sql`` already), id (nobody's text,
+    such as a word of ours), moment, count or amount."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ COLUMNS = (
     _tokens("audio_prompt_tokens"),
     _tokens("audio_completion_tokens"),
     Column("total_tokens", "count", "r.total_tokens"),
-    Column("usage_source", "text", "r.usage->>'usage_source'"),
+    Column("usage_source", "id", "coalesce(r.usage->>'usage_source', '')"),
     Column("cost", "amount", "trim_scale(r.cost_amount)"),
     Column("currency", "id", "r.currency"),
     Column("price_version_id", "id", "r.price_version_id"),
