@@ -38,7 +38,7 @@ def offer(buffer: EventBuffer, *numbers: int) -> None:
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  what is waited for sets no event
             await asyncio.sleep(0.005)
 
@@ -70,15 +70,15 @@ async def test_batches_have_at_most_a_hundred_events_in_order() -> None:
 
 async def test_a_full_batch_leaves_at_once_and_a_small_one_after_the_interval() -> None:
     buffer, stream = EventBuffer(), Stream()
-    running = asyncio.create_task(buffer.run(stream.send, interval=0.2))
-    started = asyncio.get_running_loop().time()
+    running = asyncio.create_task(buffer.run(stream.send, interval=60))
     await asyncio.sleep(0)
     offer(buffer, *range(100))
     await until(lambda: stream.ids)
-    assert asyncio.get_running_loop().time() - started < 0.15
     offer(buffer, 100)
     await asyncio.sleep(0.05)
     assert len(stream.ids) == 100
+    running.cancel()
+    running = asyncio.create_task(buffer.run(stream.send, interval=0.05))
     await until(lambda: len(stream.ids) == 101)
     running.cancel()
 

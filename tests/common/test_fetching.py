@@ -100,30 +100,30 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.mark.parametrize(
     "pieces",
-    [[b""] * 50, [HEAD, *[b"X: y\r\n"] * 50], [b"HTTP/1.1 100 Continue\r\n\r\n"] * 50, [HEAD + b"\r\n", *[b"a"] * 50]],
+    [[b""] * 99, [HEAD, *[b"X: y\r\n"] * 99], [b"HTTP/1.1 100 Continue\r\n\r\n"] * 99, [HEAD + b"\r\n", *[b"a"] * 99]],
     ids=["silent", "in its head", "before its head", "in its body"],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_however_slowly_a_server_speaks_it_is_cut_at_the_deadline(
     scheme: str, server: Any, pieces: list[bytes], own_certificate: ssl.SSLContext
 ) -> None:
-    one = server(*pieces, pause=0.1, tls=own_certificate if scheme == "https" else None)
+    one = server(*pieces, pause=0.2, tls=own_certificate if scheme == "https" else None)
     began = time.monotonic()
     with pytest.raises(NotFetched):
         fetched(one, host="localhost", scheme=scheme, seconds=0.6)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
 
 
 def test_nobody_waits_for_a_resolver_that_does_not_answer(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr(fetching, "addresses_of", lambda *_: released.wait(20))
+    monkeypatch.setattr(fetching, "addresses_of", lambda *_: released.wait(30))
     began = time.monotonic()
     with pytest.raises(NotFetched, match="TimeoutError"):
         fetched(server(), seconds=0.2)
     released.set()
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
 
 
 def test_without_tls_only_listed_networks_are_connected_to(server: Any, settings: Any) -> None:

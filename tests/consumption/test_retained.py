@@ -14,7 +14,7 @@ from consumption.spool import Spool
 from devstack.valkey import Valkey
 from metering import journal, shards
 from quotas.admission import Admission
-from tests.harness.admission import open_epoch, opened_admission
+from tests.harness.admission import PATIENT, open_epoch, opened_admission
 
 EPOCH = "3:" + "a" * 40
 
@@ -53,7 +53,7 @@ def made_at(number: int) -> uuid.UUID:
 
 async def journalled(admission: Admission, shard: int = 5) -> list[tuple[str, bytes]]:
     """Stream id and entry of all that a journal holds."""
-    found = await admission._line.call(("XRANGE", shards.journal_key(shard), "-", "+"), timeout=2)
+    found = await admission._line.call(("XRANGE", shards.journal_key(shard), "-", "+"), timeout=PATIENT)
     assert {fields[3] for _, fields in found} <= {b"replay"}
     return [(stream_id.decode(), fields[1]) for stream_id, fields in found]
 
@@ -131,7 +131,7 @@ async def test_what_is_not_journalled_again_is_still_held(
     assert await retained.hand_in({5: now}, append) == {5}
     assert (len(retained), retained.elsewhere({5: now})) == (5, {5: now})
     own_valkey.start()
-    assert await admission._lines[0].wait_open(5)
+    assert await admission._lines[0].wait_open(PATIENT)
     await open_epoch(admission._lines[0], 2)
     await admission.refresh_epochs()
     assert await retained.hand_in({5: admission.epoch(5)}, admission.append) == set()
@@ -143,7 +143,7 @@ async def test_what_comes_into_no_epoch_is_journalled_again_once_there_is_one(ad
     """As where a server was emptied, and the drain has not seen it yet."""
     retained, entries = filled(2)
     now = admission.epoch(5)
-    await admission._line.call(("FLUSHALL",), timeout=2)
+    await admission._line.call(("FLUSHALL",), timeout=PATIENT)
     assert await retained.hand_in({5: now}, admission.append) == set()
     retained.passed(5, "1:9999999999999-0")
     assert len(retained) == 2

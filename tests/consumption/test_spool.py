@@ -13,7 +13,7 @@ from consumption.spool import Spool
 from devstack.valkey import Valkey
 from metering import journal, shards
 from quotas.admission import Admission
-from tests.harness.admission import open_epoch, opened_admission
+from tests.harness.admission import PATIENT, open_epoch, opened_admission
 
 
 @pytest.fixture
@@ -22,11 +22,18 @@ async def admission(own_valkey: Valkey) -> AsyncIterator[Admission]:
         yield admission
 
 
+@pytest.fixture
+async def hasty(own_valkey: Valkey) -> AsyncIterator[Admission]:
+    """One that waits for a silent server as long as callers do."""
+    async with opened_admission(own_valkey.url, seconds=0.1) as admission:
+        yield admission
+
+
 async def journalled(admission: Admission, record: bytes) -> list[str]:
     """How a record was settled: one word for every entry of it in the journal."""
     entry = journal.decode(record)
     key = shards.journal_key(shards.shard_of(entry.consumer_id))
-    found = await admission._line.call(("XRANGE", key, "-", "+"), timeout=2)
+    found = await admission._line.call(("XRANGE", key, "-", "+"), timeout=PATIENT)
     return [
         fields[3].decode() for _, fields in found if journal.decode(fields[1]).request_id == entry.request_id
     ]
@@ -62,22 +69,22 @@ def opened(folder: Path) -> Spool:
 
 
 async def test_a_settle_of_unknown_fate_is_repeated_until_it_is_known_and_counts_once(
-    tmp_path: Path, admission: Admission, own_valkey: Valkey
+    tmp_path: Path, hasty: Admission, own_valkey: Valkey
 ) -> None:
     spool, records = opened(tmp_path), [encoded() for _ in range(3)]
     own_valkey.pause()
     for record in records:
-        await spool.keep(record, epoch=epoch_of(admission, record), append=False)
-    await spool.settle_all(admission)
-    await spool.settle_all(admission)
+        await spool.keep(record, epoch=epoch_of(hasty, record), append=False)
+    await spool.settle_all(hasty)
+    await spool.settle_all(hasty)
     assert len(spool) == 3
     own_valkey.resume()
-    for _ in range(100):
-        await spool.settle_all(admission)
+    for _ in range(400):
+        await spool.settle_all(hasty)
         if not len(spool):
             break
         await asyncio.sleep(0.05)
-    assert [await journalled(admission, record) for record in records] == [["late"]] * 3
+    assert [await journalled(hasty, record) for record in records] == [["late"]] * 3
     assert (tmp_path / "slot-0" / "records.jsonl").read_bytes() == b""
     spool.close()
 
@@ -132,23 +139,23 @@ async def test_a_record_of_another_epoch_is_appended(tmp_path: Path, admission: 
 
 
 async def test_a_settle_of_unknown_fate_is_not_repeated_in_another_epoch(
-    tmp_path: Path, admission: Admission, own_valkey: Valkey
+    tmp_path: Path, hasty: Admission, own_valkey: Valkey
 ) -> None:
     """While the shard was being opened there was no epoch to settle in; the try that followed was in one."""
     spool, record = opened(tmp_path), encoded()
     await spool.keep(record, epoch="", append=False)
     own_valkey.pause()
-    await spool.settle_all(admission)
+    await spool.settle_all(hasty)
     own_valkey.resume()
-    assert await journalled(admission, record) == ["late"]  # it ran after all
+    assert await journalled(hasty, record) == ["late"]  # it ran after all
 
-    await admission._line.call(("FLUSHALL",), timeout=2)
-    await open_epoch(admission._lines[0], 2)
-    await admission.refresh_epochs()
+    await hasty._line.call(("FLUSHALL",), timeout=PATIENT)
+    await open_epoch(hasty._lines[0], 2)
+    await hasty.refresh_epochs()
     for _ in range(2):
-        await spool.settle_all(admission)
+        await spool.settle_all(hasty)
 
-    assert await journalled(admission, record) == ["replay"]
+    assert await journalled(hasty, record) == ["replay"]
     spool.close()
 
 

@@ -24,6 +24,7 @@ class Served:
         self.pool = pool
         self.url = f"http://127.0.0.1:{port}/v1"
         self.connections = 0
+        self.closed = asyncio.Event()
 
     async def ask(
         self, *, whole: bool = True, most_bytes: int = 1_000_000, **patience: float | int | None
@@ -43,6 +44,7 @@ async def serving(behave: Behaviour) -> AsyncIterator[Served]:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await behave(reader, writer)
         writer.close()
+        found[0].closed.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     pool = UpstreamPool(max_connections=10)
@@ -65,6 +67,12 @@ def answers(*pieces: bytes, pause: float = 0.0, then_wait: bool = True) -> Behav
                 return
 
     return behave
+
+
+async def heard(done: asyncio.Event) -> None:
+    """What the upstream has done has come to whoever listens: the loop reads before it looks at the time."""
+    await done.wait()
+    await asyncio.sleep(0.05)
 
 
 async def read_all(connection: Connection) -> bytes:
@@ -149,23 +157,27 @@ async def test_a_second_answer_is_nobodys_and_costs_the_connection() -> None:
 
 
 async def test_what_comes_on_a_resting_connection_costs_it() -> None:
+    rests, said = asyncio.Event(), asyncio.Event()
+
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(ANSWER)
-        await asyncio.sleep(0.1)
+        await rests.wait()
         writer.write(ANSWER)
+        said.set()
         await reader.read()
 
     async with serving(behave) as served:
         (await served.ask()).close()
-        await asyncio.sleep(0.3)
+        rests.set()
+        await heard(said)
         assert served.pool.resting(served.url) is None
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_an_upstream_that_says_too_much_has_its_other_connections_used_once(pause: float) -> None:
     """What it says next might come when somebody else has asked."""
-    asked = 0
+    asked, said = 0, asyncio.Event()
 
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
@@ -175,12 +187,13 @@ async def test_an_upstream_that_says_too_much_has_its_other_connections_used_onc
             if asked == 2:
                 await asyncio.sleep(pause)
                 writer.write(ANSWER)
+                said.set()
 
     async with serving(behave) as served:
         resting, talker = [await served.ask() for _ in range(2)]
         for connection in (resting, talker):
             connection.close()
-        await asyncio.sleep(0.15)
+        await heard(said)
         assert served.pool.resting(served.url) is None
         for expected in (3, 4):
             (await served.ask()).close()
@@ -191,8 +204,9 @@ async def test_a_connection_that_the_upstream_closed_is_not_used_again() -> None
     async with serving(answers(ANSWER, then_wait=False)) as served:
         for expected in (1, 2):
             (await served.ask()).close()
-            await asyncio.sleep(0.1)
+            await heard(served.closed)
             assert served.connections == expected
+            served.closed.clear()
 
 
 async def test_an_upstream_that_says_how_long_it_waits_is_believed() -> None:
@@ -237,9 +251,14 @@ async def test_a_body_that_drips_slower_than_the_least_rate_ends(monkeypatch: py
 
 
 async def test_a_body_at_the_least_rate_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consumption.upstream_connection.RATE_WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr("consumption.upstream_connection.RATE_WINDOW_SECONDS", 0.25)
     async with serving(answers(CHUNKED, *[b"1\r\nx\r\n"] * 30, b"0\r\n\r\n", pause=0.02)) as served:
-        assert (await served.ask(least_rate=1)).whole() == b"x" * 30
+        for _ in range(5):
+            with contextlib.suppress(TooSlow):  # a machine that stalls for a window brings nothing in it
+                assert (await served.ask(least_rate=1)).whole() == b"x" * 30
+                break
+        else:
+            pytest.fail("too slow each time")
 
 
 async def test_a_caller_who_does_not_read_holds_the_upstream_back() -> None:
@@ -257,7 +276,7 @@ async def test_a_caller_who_does_not_read_holds_the_upstream_back() -> None:
         await writer.drain()
 
     async with serving(behave) as served:
-        connection = await served.ask(whole=False, most_bytes=100_000_000, idle=0.3)
+        connection = await served.ask(whole=False, most_bytes=100_000_000, idle=0.9)
         await asyncio.sleep(1.0)
         held_back_at = sent
         assert held_back_at < 20_000_000

@@ -54,29 +54,30 @@ async def revoke(key: ApiKey) -> None:
     await ApiKey.objects.filter(id=key.id).aupdate(revoked_at=clock.now())
 
 
-async def refusal_of(ring: Keyring, text: str) -> tuple[type[Problem], float, int]:
-    """Use a key until it is refused: how, when that call was made, and how many were accepted before."""
-    accepted = 0
+async def refusal_of(ring: Keyring, text: str) -> tuple[type[Problem], float, list[float]]:
+    """Use a key until it is refused: how, when that call was made, and when those that were accepted before."""
+    accepted: list[float] = []
     while True:
         asked_at = time.monotonic()
         try:
             await ring.authenticate(text, HERE)
         except Problem as error:
             return type(error), asked_at, accepted
-        accepted += 1
+        accepted.append(asked_at)
         await asyncio.sleep(0.02)
 
 
 async def test_while_the_channel_is_heard_a_state_is_not_read_again(
-    ring: Keyring, way_to_postgres: Proxy
+    ring: Keyring, way_to_postgres: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(states, "SILENCE_SECONDS", 2.0)  # a machine may stall
     ring.heard(time.monotonic())
     _, text = await make_key()
     await ring.authenticate(text, HERE)
     way_to_postgres.refuse()
     way_to_postgres.cut()
-    for _ in range(4):
-        await asyncio.sleep(0.4)
+    for _ in range(6):
+        await asyncio.sleep(0.35)
         ring.heard(time.monotonic())
         await ring.authenticate(text, HERE)
 
@@ -88,9 +89,9 @@ async def test_after_a_second_of_silence_the_state_is_read_again(ring: Keyring) 
     await asyncio.sleep(0)
     await revoke(key)
     revoked_at = time.monotonic()
-    refused, asked_at, _ = await refusal_of(ring, text)
+    refused, _, accepted = await refusal_of(ring, text)
     assert refused is InvalidKey
-    assert asked_at < revoked_at + states.SILENCE_SECONDS + 0.9
+    assert max(accepted, default=0) < revoked_at + states.SILENCE_SECONDS
 
 
 async def test_after_a_reconnect_the_state_is_read_again_and_the_proof_stays(
@@ -131,8 +132,9 @@ async def test_with_both_channels_cut_a_key_is_believed_for_a_while_and_then_no_
     # Nobody could tell of the revocation: accepted until the bound, and never after it.
     refused, asked_at, accepted = await refusal_of(ring, text)
     assert refused is Unavailable
-    assert heard_at + 3.0 - READ <= asked_at < heard_at + 3.0 + 1.0
-    assert accepted > 10
+    assert heard_at + 3.0 - READ <= asked_at
+    assert max(accepted) < heard_at + 3.0
+    assert len(accepted) > 10
     with pytest.raises(Unavailable):
         await ring.authenticate(stranger, HERE)
 

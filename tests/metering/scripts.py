@@ -28,7 +28,7 @@ def admit(market: Market, entry: journal.Entry, *, cap: int = 90, lease_ms: int 
         market, commands.ADMIT,
         _ready(market, entry).admit(
             BY, epoch(market), PERIODS.of(milliseconds_of(id_)), id_=str(id_), at_ms=milliseconds,
-            deadline_ms=milliseconds + 1000, need=(10, cap, 1, True),
+            deadline_ms=milliseconds + 60_000, need=(10, cap, 1, True),
             entry=journal.encode(market.unsettled(request_id=id_)),
         ),
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """A drain that is told to stop, and one that is doubled. What else may happen to one: ``tests/schedules``."""
 
 import signal
-import time
 from typing import Any
 
 import psycopg2.extensions
@@ -28,11 +27,9 @@ def test_sigterm_ends_a_drain_in_order(market: Market) -> None:
     market.write(*entries)
     market.wait_until_drained()
 
-    started = time.monotonic()
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(10) == 0
-    assert time.monotonic() - started < 3
     assert len(ids()) == 100
     assert "Traceback" not in market.log.read_text()
 

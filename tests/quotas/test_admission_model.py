@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from common import clock
-from common.errors import Problem, Unavailable
+from common.errors import Problem
 from common.ids import uuid7
 from devstack.valkey import Valkey
 from metering import journal, shards
@@ -196,14 +195,10 @@ class Admissions(RuleBasedStateMachine):
         limits = limit_set(None, tokens, ordered(*(one for one in further if one is not None)), (0, 0, UNIT))
         entry = journal.encode(self.entry(id_, service, key, 0, "0"))
         ask = Ask(str(id_), id_, self.consumer, SERVICES[service], limits, prompt, cap, choices, True, entry)
-        while True:
-            try:
-                return await self.admission.admit(ask)
-            except Unavailable:  # the machine is busy, and this took more than 100 ms
-                id_ = uuid7()
-                ask = msgspec.structs.replace(ask, id=str(id_), request_id=id_)
-            except Problem as refusal:
-                return refusal
+        try:
+            return await self.admission.admit(ask)
+        except Problem as refusal:
+            return refusal
 
     def entry(self, id_: uuid.UUID, service: int, key: int, tokens: int, cost: str) -> journal.Entry:
         return journal.Entry(

@@ -1,11 +1,9 @@
 """Buckets of requests and of tokens against a model in a few lines, the server's time being the test's.
 
-``TIME`` is the one thing of the script that is replaced. All amounts are sums of powers of two, so that the model's
-floats and the server's are the same to the last bit.
+All amounts are sums of powers of two, so that the model's floats and the server's are the same to the last bit.
 """
 
 import asyncio
-import hashlib
 import math
 import uuid
 from pathlib import Path
@@ -17,22 +15,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule, run_state_machine_as_test
 
 from common import clock
-from common.errors import Problem, Unavailable
+from common.errors import Problem
 from common.ids import uuid7
 from devstack.valkey import Valkey
 from metering import journal, shards
-from quotas import commands, errors
+from quotas import errors
 from quotas.admission import Admission, Ask, Lease
 from quotas.limits import REQUESTS, TOKENS_A_MINUTE, limit_set
 from quotas.names import Period, Periods
 from tests.harness.admission import opened_admission
 from tests.harness.servers import RUN
 from tests.quotas.limits import key_limit, ordered, service_limit
+from tests.quotas.server_time import set_time
 
 SERVICE, LINEAGE = uuid.UUID(int=1), uuid.UUID(int=11)
 #: Requests a second of the tier and of the key; tokens a minute: 1/32 a millisecond.
 TIER, KEY, MINUTE = 4, 2, 1875
-CLOCK = "clock"
 #: What a release leaves out, since moments are whole milliseconds.
 ROUNDING_MS = 2
 
@@ -130,19 +128,15 @@ class Buckets(RuleBasedStateMachine):
         if key:
             further.append(key_limit(REQUESTS, LINEAGE, KEY))
         limits = limit_set(TIER, None, ordered(*further))
-        line = self.admission._line
-        await line.call(("SET", CLOCK, self.now), timeout=5)
-        while True:
-            id_ = uuid7(self.now)
-            entry = journal.encode(self.entry(id_, 0))
-            ask = Ask(str(id_), id_, self.consumer, SERVICE, limits, 0, need, 1, True, entry)
-            self.admission._lines[self.shard].clock_offset_ms = self.now - clock.now_ms()
-            try:
-                return await self.admission.admit(ask)
-            except Unavailable:  # the machine is busy, and this took more than 100 ms
-                await asyncio.sleep(0.2)  # what it let in after all is given back
-            except Problem as refusal:
-                return refusal
+        await set_time(self.admission, self.now)
+        id_ = uuid7(self.now)
+        entry = journal.encode(self.entry(id_, 0))
+        ask = Ask(str(id_), id_, self.consumer, SERVICE, limits, 0, need, 1, True, entry)
+        self.admission._lines[self.shard].clock_offset_ms = self.now - clock.now_ms()
+        try:
+            return await self.admission.admit(ask)
+        except Problem as refusal:
+            return refusal
 
     def entry(self, id_: uuid.UUID, tokens: int) -> journal.Entry:
         return journal.Entry(
@@ -179,19 +173,6 @@ class Buckets(RuleBasedStateMachine):
             if key:
                 self.key.give_back(1000 / KEY, passed)
         self.minute.level += need
-
-
-@pytest.fixture
-def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script asks a key what time it is."""
-    asked = "redis.call('TIME')"
-    assert commands.ADMIT.text.count(asked) == 1
-    told = f"{{math.floor(redis.call('GET', '{CLOCK}') / 1000), redis.call('GET', '{CLOCK}') % 1000 * 1000}}"
-    text = commands.ADMIT.text.replace(asked, told)
-    digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    script = commands.Script(text, digest)
-    monkeypatch.setattr(commands, "ADMIT", script)
-    monkeypatch.setattr(commands, "SCRIPTS", (script, *commands.SCRIPTS[1:]))
 
 
 def test_buckets_answer_as_the_model_does(own_time: None, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ async def test_calls_made_at_once_get_their_own_answers(line: Line) -> None:
 
 
 async def test_a_refusal_of_the_server_is_raised_and_disturbs_nobody(line: Line) -> None:
-    bad, good = line.call(("NO-SUCH-COMMAND",)), line.call(("ECHO", "x"))
+    bad, good = line.call(("NO-SUCH-COMMAND",), timeout=10), line.call(("ECHO", "x"), timeout=10)
     with pytest.raises(hiredis.ReplyError):
         await bad
     assert await good == b"x"
@@ -40,15 +40,20 @@ async def test_a_stalled_server_is_an_unknown_outcome_in_time_and_answers_stay_i
 ) -> None:
     late: list[object] = []
     loop = asyncio.get_running_loop()
-    own_valkey.pause()
-    began = loop.time()
-    call = line.call(("INCR", "n"), on_late=late.append)
-    with pytest.raises(OutcomeUnknown):
-        await call
-    assert 0.09 < loop.time() - began < 0.5
-    own_valkey.resume()
-    assert await line.call(("ECHO", "next"), timeout=2) == b"next"
-    assert late == [1]
+    for number in range(1, 6):
+        own_valkey.pause()
+        began = loop.time()
+        call = line.call(("INCR", "n"), on_late=late.append)
+        with pytest.raises(OutcomeUnknown):
+            await call
+        took = loop.time() - began
+        own_valkey.resume()
+        assert await line.wait_open(10)
+        assert await line.call(("ECHO", "next"), timeout=10) == b"next"
+        assert late == list(range(1, number + 1))
+        if took < 0.2:  # else the machine stalled too
+            break
+    assert 0.09 < took < 0.2
 
 
 async def test_a_server_that_is_away_refuses_at_once_and_nobody_hangs(line: Line, own_valkey: Valkey) -> None:
@@ -65,25 +70,22 @@ async def test_a_server_that_is_away_refuses_at_once_and_nobody_hangs(line: Line
 
     own_valkey.start()
     assert await line.wait_open(10)
-    assert await line.call(("ECHO", "back"), timeout=2) == b"back"
+    assert await line.call(("ECHO", "back"), timeout=10) == b"back"
 
 
 async def test_nobody_waits_for_a_silent_server_until_it_is_heard(line: Line, own_valkey: Valkey) -> None:
-    loop = asyncio.get_running_loop()
+    connection = await line.call(("CLIENT", "ID"), timeout=10)
     own_valkey.pause()
     missed = await asyncio.gather(
         *(line.call(("ECHO", "x")) for _ in range(MOST_MISSED)), return_exceptions=True
     )
     assert all(isinstance(each, OutcomeUnknown) for each in missed)
     await asyncio.sleep(0)
-    began = loop.time()
     with pytest.raises(NotSent):
         line.call(("ECHO", "x"))
-    assert loop.time() - began < 0.01
     own_valkey.resume()
-    # What it had been asked is what tells: over the same connection.
-    assert await line.wait_open(1)
-    assert await line.call(("ECHO", "x"), timeout=2) == b"x"
+    assert await line.wait_open(10)
+    assert await line.call(("CLIENT", "ID"), timeout=10) == connection, "what it had been asked is what tells"
 
 
 async def test_a_server_silent_for_long_is_left_for_a_new_connection(line: Line, own_valkey: Valkey) -> None:
@@ -113,7 +115,7 @@ async def test_nobody_gets_through_before_the_connection_is_set_up(own_valkey: V
         line.call(("GET", "ready"))
     gate.set()
     assert await line.wait_open(5)
-    assert await line.call(("GET", "ready")) == b"1"
+    assert await line.call(("GET", "ready"), timeout=10) == b"1"
     await line.stop()
 
 

@@ -50,7 +50,7 @@ def _is_followed(server: Valkey) -> bool:
 
 async def test_answers_come_in_order_and_refusals_disturb_nobody(line: ReplicatedLine) -> None:
     calls = [line.call(("INCR", "n"), timeout=10) for _ in range(500)]
-    bad = line.call(("NO-SUCH-COMMAND",))
+    bad = line.call(("NO-SUCH-COMMAND",), timeout=10)
     assert await asyncio.gather(*calls) == list(range(1, 501))
     with pytest.raises(hiredis.ReplyError):
         await bad
