@@ -7,8 +7,10 @@ from typing import Any
 
 from accounts.models import Consumer
 from catalog.models import Service
+from common import clock
 from common.ids import moment_of, uuid7
 from keys.models import ApiKey
+from metering import partitions
 from metering.models import JournalBatch, UsageRecord
 from tests.factories import make_key
 
@@ -32,6 +34,8 @@ class Calls:
         **fields: Any,
     ) -> UsageRecord:
         """One row of the ledger, begun ``at`` (now where none is given)."""
+        if at is not None and clock.month_of(at) != clock.month_of(clock.now()):
+            partitions.make([clock.month_of(at)])
         id_ = uuid7(None if at is None else int(at.timestamp() * 1000))
         return UsageRecord.objects.create(
             **{

@@ -1,5 +1,6 @@
 """Every action of every page of the console, in every role: what it may do, and that a refusal changes nothing."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -67,13 +68,13 @@ def rows() -> dict[type[Model], Model]:
     make_member()
     ConsumerBudget.objects.create(consumer=make_consumer(), amount=1, currency="USD", period="day")
     moment = key.created_at
-    order(format="csv", start=moment.replace(year=2025), end=moment, actor="a test")
+    order(format="csv", start=moment - dt.timedelta(days=365), end=moment, actor="a test")
     report = ReportSchedule.objects.create(
         name="a test", format="csv", channel="email", recipients="a@x.example"
     )
     ReportDelivery.objects.create(schedule=report, month=moment.date().replace(day=1), state="unclear")
     gateways.report(gateways.Report("slot", "host", moment, open_calls=0, spooled=0, oldest_open=None))
-    Gateway.objects.update(seen_at=moment.replace(year=2025))
+    Gateway.objects.update(seen_at=moment - dt.timedelta(days=365))
     Calls(make_service()).record(status="unsettled")
     DeadLetter.objects.create(shard=0, epoch=1, stream_id="1-0", reason="unreadable", entry=b"{}")
     return {

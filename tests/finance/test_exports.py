@@ -338,7 +338,7 @@ def many(committed: None, monkeypatch: pytest.MonkeyPatch) -> list[Calls]:
     """Calls of hostile consumers over a month, enough for several sessions; none in some stretches of it."""
     monkeypatch.setattr(copying, "WORTHWHILE", 1)
     now = clock.now()
-    partitions.make({clock.month_of(now), clock.month_of(now - dt.timedelta(days=30))})
+    partitions.make({clock.month_of(now - dt.timedelta(days=days)) for days in range(31)})
     service = factories.make_service()
     found = [Calls(service, factories.make_consumer(name=name)) for name in HOSTILE]
     for number, calls in enumerate(found):
