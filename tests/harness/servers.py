@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 
 from devstack.errors import DevstackError
 from devstack.lock import FolderLock
+from devstack.ports import PART
 from devstack.postgres import Postgres
 from devstack.server import Server
 from devstack.valkey import Valkey
@@ -42,6 +43,9 @@ class TestRun:
         self.lock = FolderLock(self.folder)
 
     def start(self) -> None:
+        if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+            number = int(worker.removeprefix("gw")) + 1
+            os.environ[PART] = f"{number}/{os.environ['PYTEST_XDIST_WORKER_COUNT']}"
         remove_leftovers(self.folder.parent)
         self.lock.acquire()
         if "TEST_DATABASE_URL" not in os.environ:

@@ -64,12 +64,15 @@ def die_at(world: World, step: str, *, seconds: float) -> None:
 
 
 def death_at(step: str) -> Fault:
-    """Of every drain, at this very step, which the next one is certain to come to."""
+    """Of every drain, at this very step, which the next one is certain to come to: there is something to drain."""
 
     def die(world: World, random: Random, told: Told) -> None:
+        for drain in world.alive:
+            world.end(drain, signal.SIGKILL)
         if step in OPENING_STEPS:
             told.kills.append(world.restart_valkey())
-        die_at(world, step, seconds=5.0)
+        poison(world, random, told)
+        die_at(world, step, seconds=60.0)
 
     return die
 

@@ -1,5 +1,6 @@
 """What has to hold once everything is healed: I1, I2, I4, I5 and I10, of the calls of one schedule."""
 
+import datetime as dt
 import uuid
 from collections import Counter, defaultdict
 from decimal import Decimal
@@ -109,9 +110,10 @@ def assert_sums_agree(consumers: list[uuid.UUID], rows: list[UsageRecord]) -> No
             if any(sums := [requests, total, cost])
         }
         assert added == dict(ledger), f"{rollups.__name__} is not the ledger's sums"
-    periods = QuotaPeriod.objects.filter(consumer_id__in=consumers)
-    used = {(period.consumer_id, period.service_id): period.used for period in periods}
-    assert used == dict(tokens), "the quota periods are not the ledger's sums"
+    used: Counter[tuple[uuid.UUID, uuid.UUID]] = Counter()
+    for period in QuotaPeriod.objects.filter(consumer_id__in=consumers):
+        used[period.consumer_id, period.service_id] += period.used
+    assert dict(used) == dict(tokens), "the quota periods are not the ledger's sums"
 
 
 def assert_counters_agree(told: Told, rows: list[UsageRecord], client: redis.Redis) -> None:
@@ -180,12 +182,16 @@ def assert_invoices_agree(told: Told, rows: list[UsageRecord]) -> None:
     prices = {offer.price_version_id: offer.price for offer in told.offers}
     for buyer in told.buyers:
         mine = [row for row in rows if row.consumer_id == buyer.consumer_id]
-        wanted: Counter[str] = Counter()
+        wanted: dict[dt.date, Counter[str]] = defaultdict(Counter)
         for row in mine:
             entry = told.settled.get(row.id)
             assert row.cost_amount == (Decimal(entry.cost) if entry else 0)
-            wanted[prices[row.price_version_id].currency] += row.cost_amount  # type: ignore[assignment]
-        for invoice in charges_of(buyer.consumer_id, clock.month_of(clock.now())):
-            assert not [line for line in invoice.lines if line.category == Category.RECORDED]
-            used = sum((line.amount for line in invoice.lines if line.category == Category.USAGE), Decimal(0))
-            assert used == wanted[invoice.currency]
+            currency = prices[row.price_version_id].currency
+            wanted[clock.month_of(row.timestamp)][currency] += row.cost_amount  # type: ignore[assignment]
+        for month, of_it in wanted.items():
+            for invoice in charges_of(buyer.consumer_id, month):
+                assert not [line for line in invoice.lines if line.category == Category.RECORDED]
+                used = sum(
+                    (line.amount for line in invoice.lines if line.category == Category.USAGE), Decimal(0)
+                )
+                assert used == of_it[invoice.currency]

@@ -39,7 +39,7 @@ def test_every_call_counts_once_whatever_breaks(world: World, offers: list[Offer
 def test_a_drain_dies_at_every_step(world: World, offers: list[Offer], step: str) -> None:
     name = f"every drain dies at {step}"
     before = world.seen[f"died {step}"]
-    planned = replace(schedule(0), faults=(PlannedFault(0.05, name, 0), PlannedFault(0.2, name, 0)))
+    planned = replace(schedule(0), faults=(PlannedFault(0.05, name, 0), PlannedFault(0.2, name, 1)))
 
     play_and_look(world, planned, offers)
 
