@@ -13,6 +13,9 @@ from typing import Any
 
 Connection = socket.socket
 
+#: How long what has no end goes on: longer than any deadline that a test sets, and than it takes to keep it.
+LONG_SECONDS = 30
+
 
 def completion(usage: Any) -> bytes:
     document: dict[str, Any] = {
@@ -71,12 +74,12 @@ def reset(connection: Connection) -> None:
 
 
 def hang(connection: Connection) -> None:
-    time.sleep(4)
+    time.sleep(LONG_SECONDS)
 
 
 def drip(connection: Connection) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(16):
+    for _ in range(LONG_SECONDS * 4):
         connection.sendall(b" ")
         time.sleep(0.25)
 
@@ -101,7 +104,7 @@ def stream_then_reset(connection: Connection) -> None:
 
 def stream_then_hang(connection: Connection) -> None:
     connection.sendall(head_of_stream() + event("one ") * 8)
-    time.sleep(4)
+    time.sleep(LONG_SECONDS)
 
 
 def stream_slowly(connection: Connection) -> None:
@@ -122,7 +125,7 @@ MAY_END = threading.Event()
 def stream_held(connection: Connection) -> None:
     """Whole, with its usage, but not before the test says so."""
     connection.sendall(head_of_stream() + event("one "))
-    for _ in range(600):
+    for _ in range(LONG_SECONDS * 20):
         if MAY_END.wait(0.05):
             break
         connection.sendall(b": still here\n\n")
@@ -179,6 +182,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "fails": sends(b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "message": sends(ok(message())),
     "works": sends(ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
+    "waits": sends(ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
     "later": sends(
         b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
     ),
@@ -222,6 +226,8 @@ class _Handler(socketserver.BaseRequestHandler):
             path = self._read_request()
             self.server.calls.append(path)  # type: ignore[attr-defined]
             self.server.heads[path] = self.head  # type: ignore[attr-defined]
+            if path == "waits":
+                self.server.may_answer.wait(LONG_SECONDS)  # type: ignore[attr-defined]
             BEHAVIOURS[path](self.request)
 
     def _read_request(self) -> str:
@@ -239,16 +245,21 @@ class _Handler(socketserver.BaseRequestHandler):
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 100
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.calls: list[str] = []
         self.heads: dict[str, str] = {}
+        self.may_answer = threading.Event()
 
 
 @contextlib.contextmanager
 def hostile_upstream() -> Iterator[_Server]:
-    """A server at ``server_address``; ``calls``: every request's behaviour; ``heads``: the last head of each."""
+    """A server at ``server_address``; ``calls``: every request's behaviour; ``heads``: the last head of each.
+
+    What ``waits`` is answered while the server ``may_answer``.
+    """
     server = _Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server

@@ -75,6 +75,7 @@ class Planting:
         Membership.objects.create(user=self.boss, consumer=self.consumer, role=Membership.Role.OWNER)
         factories.make_tier()
         self.services: dict[str, Service] = {}
+        self.first_day = f"{clock.now():%Y-%m-%d}"
 
     def plant(self, what: str) -> str:
         return self.planted.plant(what, unguessable(what.replace(" ", "-")))
@@ -286,9 +287,10 @@ class Planting:
     # -- finance
 
     def an_export_is_ordered(self) -> ExportJob:
-        path, day = f"{ADMIN}/finance/exportjob/", f"{clock.now():%Y-%m-%d}"
+        path, last = f"{ADMIN}/finance/exportjob/", f"{clock.now():%Y-%m-%d}"
         self.browser.post(
-            f"{path}add/", {"format": "csv", "first": day, "last": day, "consumer": self.consumer.id}
+            f"{path}add/",
+            {"format": "csv", "first": self.first_day, "last": last, "consumer": self.consumer.id},
         )
         return ExportJob.objects.get(consumer=self.consumer)
 

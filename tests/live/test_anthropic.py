@@ -6,16 +6,18 @@ from decimal import Decimal
 from typing import Any
 
 import anthropic
+import httpx2
 import openai
 import pytest
 import requests
 from django.db import transaction
 
+from catalog.models import Entitlement
 from metering.models import UsageRecord
 from tests import factories
 from tests.harness import hostile
 from tests.harness.waiting import wait_for
-from tests.live.stack import GatewayProcess, Stack
+from tests.live.stack import GatewayProcess, Patient, Stack
 from tests.live.test_contract import counters, ledger_row
 
 QUESTION: Any = [{"role": "user", "content": "Explain quantum computing in simple terms"}]
@@ -53,8 +55,13 @@ class Setting:
             )
         self.name = self.service.name
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
-        self.client = anthropic.Anthropic(base_url=gateway.url, api_key=self.text, max_retries=0)
-        self.openai = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
+        patient = httpx2.Client(transport=Patient())
+        self.client = anthropic.Anthropic(
+            base_url=gateway.url, api_key=self.text, max_retries=0, http_client=patient
+        )
+        self.openai = openai.OpenAI(
+            base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0, http_client=patient
+        )
         gateway.wait_for_service(self.service.id, self.text)
 
     def create(self, **more: Any) -> Any:
@@ -63,7 +70,7 @@ class Setting:
 
     def only_row(self) -> UsageRecord:
         records = UsageRecord.objects.filter(api_key_id=self.key.id)
-        wait_for(records.exists, seconds=10)
+        wait_for(records.exists)
         return records.get()
 
     def row(self, request_id: str | None) -> UsageRecord:
@@ -282,6 +289,7 @@ def test_the_clients_own_errors_come_out_right(setting: Setting) -> None:
 
 def test_limits_are_told_as_the_client_expects_them(gateway: GatewayProcess, stack: Stack) -> None:
     basic = Setting(gateway, stack, "openai", tier="basic")
+    Entitlement.objects.filter(consumer=basic.key.consumer).update(requests_per_second=1)
 
     def call_until_refused() -> None:
         for _ in range(60):

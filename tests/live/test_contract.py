@@ -20,7 +20,7 @@ from keys.format import mint
 from keys.models import ApiKey
 from metering.models import QuotaPeriod, UsageRecord, UsageRollup
 from tests import factories
-from tests.harness.waiting import wait_for
+from tests.harness.waiting import wait_at_most, wait_for
 from tests.live.stack import GatewayProcess, Stack
 
 PROMPT = {"prompt": "Explain quantum computing in simple terms", "max_tokens": 500, "temperature": 0.7}
@@ -38,7 +38,7 @@ def make_key(stack: Stack, **fields: Any) -> tuple[Service, ApiKey, str]:
 
 def ledger_row(request_id: str) -> UsageRecord:
     """The row of a request, waited for."""
-    wait_for(lambda: UsageRecord.objects.filter(id=request_id).exists(), seconds=10)
+    wait_for(lambda: UsageRecord.objects.filter(id=request_id).exists())
     return UsageRecord.objects.get(id=request_id)
 
 
@@ -138,7 +138,7 @@ def test_a_new_price_holds_from_the_next_call_on(gateway: GatewayProcess, stack:
     def latest() -> dict[str, Any]:
         return consumed(gateway.consume(service.id, text, PROMPT))
 
-    wait_for(lambda: latest()["cost"]["amount"] == Decimal("0.01"), seconds=2)
+    wait_at_most(lambda: latest()["cost"]["amount"] == Decimal("0.01"), seconds=2)
     assert ledger_row(latest()["request_id"]).price_version_id == version.id
     assert ledger_row(first["request_id"]).price_version_id != version.id
 
@@ -272,25 +272,31 @@ def test_revoking_and_suspending_work_within_a_second(gateway: GatewayProcess, s
     service, key, text = make_key(stack)
     assert gateway.consume(service.id, text, PROMPT).status_code == 200
     Consumer.objects.filter(id=key.consumer_id).update(status="suspended")
-    wait_for(lambda: gateway.consume(service.id, text, PROMPT).status_code == 403, seconds=1)
+    wait_at_most(lambda: gateway.consume(service.id, text, PROMPT).status_code == 403, seconds=1)
     Consumer.objects.filter(id=key.consumer_id).update(status="active")
-    wait_for(lambda: gateway.consume(service.id, text, PROMPT).status_code == 200, seconds=1)
+    wait_at_most(lambda: gateway.consume(service.id, text, PROMPT).status_code == 200, seconds=1)
     ApiKey.objects.filter(id=key.id).update(revoked_at=clock.now())
-    wait_for(lambda: gateway.consume(service.id, text, PROMPT).status_code == 403, seconds=1)
+    wait_at_most(lambda: gateway.consume(service.id, text, PROMPT).status_code == 403, seconds=1)
 
 
 def test_the_rate_of_the_tier_holds_and_says_when_to_come_back(gateway: GatewayProcess, stack: Stack) -> None:
-    service = make_service(stack)
-    _, text = factories.make_key(service=service, tier="basic")
-    assert gateway.consume(service.id, text, PROMPT).status_code == 200
-    answers = [gateway.consume(service.id, text, PROMPT) for _ in range(40)]
+    service, _, text = make_slow_key(stack)
+    answers = [gateway.consume(service.id, text, PROMPT) for _ in range(10)]
+    assert answers[0].status_code == 200
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert {answer.status_code for answer in answers} <= {200, 429}
     assert_problem(refused[0], 429, "rate_limited")
     assert refused[0].headers["Retry-After"] == "1"
-    assert refused[0].headers["RateLimit-Limit"] == "10"
+    assert refused[0].headers["RateLimit-Limit"] == "1"
     assert refused[0].headers["RateLimit-Remaining"] == "0"
+
+
+def make_slow_key(stack: Stack) -> tuple[Service, ApiKey, str]:
+    """One call a second: however busy the machine is, a few in a row are too many."""
+    service, key, text = make_key(stack)
+    Entitlement.objects.filter(consumer=key.consumer).update(requests_per_second=1)
+    return service, key, text
 
 
 def test_the_quota_holds_to_the_last_token(gateway: GatewayProcess, stack: Stack) -> None:
@@ -324,7 +330,7 @@ def test_an_entitlement_that_is_lowered_lowers_its_keys_within_a_second(
     service, key, text = make_key(stack)
     assert gateway.consume(service.id, text, PROMPT).headers["RateLimit-Limit"] == "1000"
     Entitlement.objects.filter(consumer=key.consumer).update(tier=factories.make_tier("basic"))
-    wait_for(
+    wait_at_most(
         lambda: gateway.consume(service.id, text, PROMPT).headers.get("RateLimit-Limit") == "10", seconds=1
     )
     assert gateway.get(f"/api/v1/quota/{service.id}", text).json()["tier"] == "basic"
@@ -349,19 +355,19 @@ def test_a_limit_of_key_or_consumer_that_is_changed_holds_in_every_gateway_withi
     assert codes() == {"None"}
     limit = used()
     ApiKey.objects.filter(id=key.id).update(tokens_per_month=limit)
-    wait_for(lambda: codes() == {"quota_exceeded"}, seconds=1)
+    wait_at_most(lambda: codes() == {"quota_exceeded"}, seconds=1)
     refusal = lane_gateway.consume(service.id, text, body).json()
     # What one of them let in before it had heard of the limit is counted too.
     assert (refusal["limit"], refusal["used"], refusal["scope"]) == (limit, used(), "key")
     ApiKey.objects.filter(id=key.id).update(tokens_per_month=None)
-    wait_for(lambda: codes() == {"None"}, seconds=1)
+    wait_at_most(lambda: codes() == {"None"}, seconds=1)
 
     budget = ConsumerBudget.objects.create(
         consumer=key.consumer, amount="0.0001", currency="USD", period="month"
     )
-    wait_for(lambda: codes() == {"budget_exceeded"}, seconds=1)
+    wait_at_most(lambda: codes() == {"budget_exceeded"}, seconds=1)
     ConsumerBudget.objects.filter(id=budget.id).update(soft=True)
-    wait_for(lambda: codes() == {"None"}, seconds=1)
+    wait_at_most(lambda: codes() == {"None"}, seconds=1)
 
 
 def test_a_tier_of_zero_forbids(gateway: GatewayProcess, stack: Stack) -> None:
@@ -381,7 +387,7 @@ def test_a_policy_denies_with_its_reason_and_leaves_an_event(gateway: GatewayPro
     assert answer.json()["policy_id"] == "data-classification"
     assert counters(stack, key, service) == {}
     request_id = answer.headers["X-Request-Id"].encode()
-    wait_for(lambda: any(request_id in event for event in stack.valkey_events()), seconds=5)
+    wait_for(lambda: any(request_id in event for event in stack.valkey_events()))
 
 
 def test_an_upstream_that_is_not_there_is_a_502_on_record_at_no_cost(
@@ -487,12 +493,10 @@ def test_probes_and_metrics_tell_the_state(gateway: GatewayProcess, stack: Stack
     service, _, text = make_key(stack)
     consumed(gateway.consume(service.id, text, PROMPT))
     assert gateway.get("/health").json() == {"status": "ok"}
-    ready = gateway.get("/health/ready").json()
-    assert ready["status"] == "ready"
-    assert ready["dependencies"] == {
-        "admission": "normal",
-        "postgresql": "up", "valkey": "up", "limits": "live", "catalogue": "loaded",
+    well = {
+        "admission": "normal", "postgresql": "up", "valkey": "up", "limits": "live", "catalogue": "loaded",
     }  # fmt: skip
+    wait_for(lambda: gateway.get("/health/ready").json() == {"status": "ready", "dependencies": well})
     text_ = gateway.get("/metrics").text
     assert f'consumption_requests_total{{service_id="{service.id}",status="success"}} 1.0' in text_
     assert 'http_requests_total{method="POST",path="/api/v1/consume/{id}",status="200"}' in text_

@@ -1,7 +1,6 @@
 """Local mode: with Valkey away, gateways serve out of their shares, and all of it is counted once afterwards."""
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -59,15 +58,15 @@ def warm_up(stack: Stack, key: ApiKey, text: str, service: Service, *gateways: G
     for gateway in gateways:
         before = share_of(stack, key) if records(key) else 0
         assert gateway.consume(service.id, text, {"prompt": "warm", "max_tokens": 5}).status_code == 200
-        wait_for(lambda before=before: share_of(stack, key) > before + 100, seconds=5)  # type: ignore[misc]
-        wait_for(lambda: records(key), seconds=5)
+        wait_for(lambda before=before: share_of(stack, key) > before + 100)  # type: ignore[misc]
+        wait_for(lambda: records(key))
     return share_of(stack, key)
 
 
 def used_up(load: Load) -> bool:
     """Whether nothing is served any more: five calls in a row are refused."""
     before = len(load.succeeded)
-    load.run(5, at_once=5)
+    load.run(5, at_once=5, tries=5)
     return len(load.succeeded) == before
 
 
@@ -81,7 +80,7 @@ def mode_of(gateway: GatewayProcess) -> str:
 
 def assert_counted(stack: Stack, key: ApiKey, load: Load, before: set[str]) -> None:
     """The ledger has what was answered and counters have the ledger, once nobody holds a share any more."""
-    wait_for(lambda: live_counters(stack, key)[1] == 0, seconds=20)
+    wait_for(lambda: live_counters(stack, key)[1] == 0, seconds=40)
     assert_consistent(stack, key, load, answered(stack, before))
     assert live_counters(stack, key)[0] <= LIMIT
 
@@ -120,18 +119,20 @@ def test_a_share_is_served_while_valkey_stalls_and_no_more(
     assert mode_of(gateway) == "local"
     assert gateway.get("/health/ready").json()["dependencies"]["admission"] == "local"
     wait_for(lambda: used_up(load), seconds=30)
-    refused = [gateway.consume(service.id, text, {"prompt": "more", "max_tokens": 1000}) for _ in range(10)]
+    more = {"prompt": "more", "max_tokens": 1000}
+    refused = [gateway.consume(service.id, text, more, tries=1) for _ in range(10)]
     assert {(answer.status_code, answer.headers["Retry-After"]) for answer in refused} == {(503, "1")}
     # Nobody waits for a server that is known to be silent.
     assert min(answer.elapsed.total_seconds() for answer in refused) < 0.09
     for expected, one, of_other in others:
-        assert gateway.consume(one.id, of_other, {"prompt": "hello", "max_tokens": 5}).status_code == expected
+        answer = gateway.consume(one.id, of_other, {"prompt": "hello", "max_tokens": 5}, tries=1)
+        assert answer.status_code == expected
     served = sum(document["usage"]["total_tokens"] for document in load.succeeded.values())
     assert share - 200 < served <= share
 
     stack.valkey.resume()
-    wait_for(lambda: mode_of(gateway) == "normal", seconds=10)
-    wait_for(lambda: live_counters(stack, key)[0] == used + served, seconds=10)
+    wait_for(lambda: mode_of(gateway) == "normal", seconds=40)
+    wait_for(lambda: live_counters(stack, key)[0] == used + served, seconds=40)
     assert gateway.consume(service.id, text, {"prompt": "back", "max_tokens": 5}).status_code == 200
     gateway.terminate()
     assert_counted(stack, key, load, before)
@@ -157,7 +158,7 @@ def test_two_gateways_never_exceed_the_limit_together(stack: Stack, start: START
 
     stack.valkey.start()
     watching = threading.Thread(target=watch)
-    wait_for(lambda: all(mode_of(gateway) == "normal" for gateway in gateways), seconds=20)
+    wait_for(lambda: all(mode_of(gateway) == "normal" for gateway in gateways), seconds=40)
     watching.start()
     for load in loads:
         load.run(60, at_once=10)
@@ -192,14 +193,14 @@ def test_a_gateway_killed_in_local_mode_loses_nothing(stack: Stack, start: START
         hanging = threading.Thread(target=until_cut, args=(gateway, service, text))
         service.endpoint = f"http://127.0.0.1:{upstream.server_address[1]}/hang"
         service.save()
-        time.sleep(0.5)  # every gateway has heard of it
+        gateway.catch_up()
         hanging.start()
         wait_for(lambda: "consumption_open_calls 1.0" in gateway.get("/metrics").text)
         gateway.kill()
         hanging.join()
     stack.valkey.resume()
     successor = start(spool, gateway.port)
-    wait_for(lambda: len(records(key)) == 22, seconds=20)
+    wait_for(lambda: len(records(key)) == 22, seconds=40)
     open_ones = [row for row in records(key).values() if row.status == "unsettled"]
     assert [row.total_tokens for row in open_ones] == [0]
     successor.terminate()

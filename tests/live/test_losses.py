@@ -57,7 +57,7 @@ def under_load(*loads: Load) -> Iterator[None]:
 
     def go_on(load: Load) -> None:
         while not stop.is_set():
-            load.run(10, at_once=5)
+            load.run(10, at_once=5, tries=5)
 
     threads = [threading.Thread(target=go_on, args=(load,)) for load in loads]
     for thread in threads:
@@ -145,13 +145,15 @@ def test_calls_that_no_drain_has_seen_outlive_valkeys_data(
                 stack.valkey.kill()
                 stack.valkey.erase()
                 stack.valkey.start()
-        wait_for(lambda: all(gateway.get("/health/ready").status_code == 200 for gateway in gateways))
+        wait_for(
+            lambda: all(gateway.get("/health/ready").status_code == 200 for gateway in gateways), seconds=40
+        )
         client = stack.valkey_client()
         assert client.hlen(shards.leases_key(shards.shard_of(of_stream.consumer_id))) == 1
         assert live_counters(stack, of_stream)[1] > 0
         hostile.MAY_END.set()
         assert stream.text.endswith("data: [DONE]\n\n")
-    wait_for(lambda: records(of_stream), seconds=10)
+    wait_for(lambda: records(of_stream))
     (record,) = records(of_stream).values()
     assert (record.status, record.total_tokens, record.settlement) == ("success", 17, "lease")
     assert live_counters(stack, of_stream) == (17, 0)

@@ -4,14 +4,16 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 import requests
 
+from catalog.models import Entitlement
 from metering.models import UsageRecord
 from tests import factories
 from tests.harness.waiting import wait_for
-from tests.live.stack import GatewayProcess, Stack
+from tests.live.stack import GatewayProcess, Patient, Stack, patiently
 from tests.live.test_contract import ledger_row
 
 MESSAGES: Any = [{"role": "user", "content": "Explain quantum computing in simple terms"}]
@@ -26,19 +28,19 @@ class Setting:
         self.gateway = gateway
         self.service = factories.make_service(endpoint=stack.upstream_url, **fields)
         self.key, self.text = factories.make_key(service=self.service, tier=tier)
-        self.client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=self.text, max_retries=0)
+        self.client = openai.OpenAI(
+            base_url=f"{gateway.url}/v1",
+            api_key=self.text,
+            max_retries=0,
+            http_client=httpx2.Client(transport=Patient()),
+        )
         gateway.wait_for_service(self.service.id, self.text)
 
     def post(
         self, body: Any, *, path: str = "/v1/chat/completions", stream: bool = False
     ) -> requests.Response:
-        return requests.post(
-            self.gateway.url + path,
-            json=body,
-            headers={"Authorization": f"Bearer {self.text}"},
-            stream=stream,
-            timeout=20,
-        )
+        url, headers = self.gateway.url + path, {"Authorization": f"Bearer {self.text}"}
+        return patiently(lambda: requests.post(url, json=body, headers=headers, stream=stream, timeout=20))
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def setting(gateway: GatewayProcess, stack: Stack) -> Setting:
 
 
 def the_row(setting: Setting) -> UsageRecord:
-    wait_for(lambda: UsageRecord.objects.filter(api_key_id=setting.key.id).exists(), seconds=10)
+    wait_for(lambda: UsageRecord.objects.filter(api_key_id=setting.key.id).exists())
     return UsageRecord.objects.get(api_key_id=setting.key.id)
 
 
@@ -136,6 +138,7 @@ def test_the_clients_own_errors_come_out_right(setting: Setting, stack: Stack) -
         create(metadata={"data_classification": "restricted"})
 
     basic = Setting(setting.gateway, stack, tier="basic")
+    Entitlement.objects.filter(consumer=basic.key.consumer).update(requests_per_second=1)
 
     def call_until_refused() -> None:
         for _ in range(60):
@@ -173,7 +176,7 @@ def test_texts_are_completed_and_embedded(setting: Setting) -> None:
     assert completed.choices[0].text
     assert len(embedded.data) == 2
     records = UsageRecord.objects.filter(api_key_id=setting.key.id, status="success")
-    wait_for(lambda: records.count() == 2, seconds=10)
+    wait_for(lambda: records.count() == 2)
     assert completed.usage is not None
     assert {record.total_tokens for record in records} == {completed.usage.total_tokens, 3}
     assert {record.usage["usage_source"] for record in records} == {"reported"}

@@ -60,7 +60,7 @@ class Processes:
             stack.start_gateway(lane=lane, SPOOL_DIR=str(folder / f"spool-{lane}"), **self.environment)
             for lane in (True, False)
         ]
-        wait_for(lambda: answers(f"{self.console_url}/admin/login/"))
+        wait_for(lambda: answers(f"{self.console_url}/admin/login/"), seconds=60)
 
     def start_worker(self) -> None:
         command = celery_command("worker", "--pool", "solo", *ALONE)
@@ -123,8 +123,8 @@ def test_what_is_planted_is_found_nowhere(
     send_notices.apply_async(**to_broker)
     processes.start_worker()
     acts.forms_meet_defects()
-    wait_for(lambda: ExportJob.objects.get(id=job.id).state == ExportJob.State.DONE)
-    wait_for(lambda: KeyNotice.objects.get(api_key__public_id=acts.public_id).sent_at)
+    wait_for(lambda: ExportJob.objects.get(id=job.id).state == ExportJob.State.DONE, seconds=60)
+    wait_for(lambda: KeyNotice.objects.get(api_key__public_id=acts.public_id).sent_at, seconds=60)
     exported = acts.it_is_downloaded(job)
 
     with superuser_cursor() as cursor:

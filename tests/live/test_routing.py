@@ -15,7 +15,7 @@ from metering.models import UsageRecord
 from tests import factories
 from tests.harness import hostile
 from tests.harness.waiting import wait_for
-from tests.live.stack import GatewayProcess
+from tests.live.stack import GatewayProcess, patiently
 from tests.live.test_contract import PROMPT, assert_problem, ledger_row
 
 pytestmark = pytest.mark.usefixtures("stack")
@@ -127,10 +127,11 @@ def test_a_fallback_serves_at_the_price_and_on_the_record_of_the_service_asked_f
     other = factories.make_service()
     one.add("works", other)
     Service.objects.filter(id=one.service.id).update(fallback=other)
-    wait_for(lambda: one.consume().status_code == 200, seconds=5)
-    assert one.asked()[-1] == "works"
+    one.gateway.catch_up()
+    assert one.consume().status_code == 200
+    assert one.asked() == ["works"]
     row = UsageRecord.objects.filter(service_id=one.service.id, status="success")
-    wait_for(row.exists, seconds=10)
+    wait_for(row.exists)
     assert row.get().cost_amount == Decimal("0.01")
     assert not UsageRecord.objects.filter(service_id=other.id).exists()
 
@@ -141,7 +142,8 @@ def test_data_that_a_fallback_may_not_see_does_not_go_there(market: Any) -> None
     other = factories.make_service(clearance=clearance.PUBLIC)
     one.add("works", other)
     Service.objects.filter(id=one.service.id).update(fallback=other)
-    wait_for(lambda: one.consume(metadata={"data_classification": "public"}).status_code == 200, seconds=5)
+    one.gateway.catch_up()  # waiting for a call that is served could open the breaker of the one that is dead
+    assert one.consume(metadata={"data_classification": "public"}).status_code == 200
     one.asked()
     answer = one.consume(metadata={"data_classification": "restricted"})
     assert_problem(answer, 502, "upstream_failed")
@@ -157,7 +159,7 @@ def test_deadlines_of_the_service_end_a_call(market: Any, behaviour: str, fields
     began = time.monotonic()
     answer = one.consume()
     assert_problem(answer, 504, "deadline_exceeded")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10, "the upstream would have gone on for longer"
 
 
 def test_a_stream_that_falls_silent_ends_by_the_services_own_deadline(market: Any) -> None:
@@ -168,29 +170,30 @@ def test_a_stream_that_falls_silent_ends_by_the_services_own_deadline(market: An
 
 
 @pytest.mark.parametrize(
-    ("mode", "tokens", "source"), [("cancel", None, "estimated"), ("drain", 17, "reported")]
+    ("mode", "behaviour", "tokens", "source"),
+    [("cancel", "stream-hang", 9, "estimated"), ("drain", "stream-slowly", 10, "reported")],
 )
 def test_a_client_that_goes_away_is_charged_as_the_service_says(
-    market: Any, mode: str, tokens: int | None, source: str
+    market: Any, mode: str, behaviour: str, tokens: int, source: str
 ) -> None:
-    one = market("stream-slowly", on_client_gone=mode)
+    one = market(behaviour, on_client_gone=mode)
     url = f"{one.gateway.url}/api/v1/consume/{one.service.id}"
     headers = {"Authorization": f"Bearer {one.text}"}
     body = {**PROMPT, "stream": True}
-    with requests.post(url, json=body, headers=headers, stream=True, timeout=20) as answer:
+    with patiently(lambda: requests.post(url, json=body, headers=headers, stream=True, timeout=20)) as answer:
         assert next(answer.iter_content(10))
     records = UsageRecord.objects.filter(service_id=one.service.id)
-    wait_for(records.exists, seconds=10)
+    wait_for(records.exists)
     row = records.get()
     assert (row.status, row.error) == ("cancelled", {"code": "cancelled"})
-    assert row.usage["usage_source"] == source
-    assert row.total_tokens == tokens if tokens else 0 < row.usage["completion_tokens"] < 10
+    assert (row.usage["usage_source"], row.usage["completion_tokens"]) == (source, tokens)
 
 
 def test_an_upstream_gets_its_own_credential_and_nothing_of_the_callers(market: Any) -> None:
     one = market()
     one.add("works", credential="upstream-secret-7")
-    wait_for(lambda: one.consume().status_code == 200, seconds=5)
+    one.gateway.catch_up()
+    assert one.consume().status_code == 200
     head = one.upstream.heads["works"].lower()
     assert "authorization: bearer upstream-secret-7" in head
     assert one.text.lower() not in head
@@ -205,4 +208,6 @@ def test_an_upstream_gets_its_own_credential_and_nothing_of_the_callers(market: 
 def test_a_redirect_takes_no_credential_anywhere(market: Any) -> None:
     one = market()
     one.add("redirect", credential="upstream-secret-8")
-    wait_for(lambda: one.asked() == ["redirect"] if one.consume().status_code == 502 else False, seconds=5)
+    one.gateway.catch_up()
+    assert one.consume().status_code == 502
+    assert one.asked() == ["redirect"]
