@@ -10,10 +10,10 @@ import pytest
 from consumption.quota_reading import _valkey
 from tests.cluster.market import ClusterMarket
 from tests.committed import audit_trail_may_be_emptied, committed
-from tests.harness.cluster import MASTERS, Node, ValkeyCluster
+from tests.harness.cluster import MASTERS, NODE_TIMEOUT_MS, Node, ValkeyCluster
 from tests.harness.servers import RUN
 
-__all__ = ["audit_trail_may_be_emptied", "committed", "market", "servers"]
+__all__ = ["audit_trail_may_be_emptied", "committed", "market", "servers", "steady"]
 
 
 @pytest.fixture(scope="package")
@@ -23,6 +23,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]
     cluster.start()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture
+def steady(servers: ValkeyCluster) -> Iterator[None]:
+    """No node is taken for dead because the machine stalls."""
+    servers.set_node_timeout(10_000)
+    yield
+    servers.set_node_timeout(NODE_TIMEOUT_MS)
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ def test_a_master_that_stalls_for_a_moment_loses_no_call(market: ClusterMarket) 
     assert set(ShardEpoch.objects.values_list("state", flat=True)) == {"live"}
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_master_that_is_full_settles_and_lets_nobody_in(market: ClusterMarket) -> None:
     victim = market.servers.master_of(0)
 
@@ -88,6 +89,7 @@ def test_a_master_that_is_full_settles_and_lets_nobody_in(market: ClusterMarket)
     assert set(ShardEpoch.objects.values_list("number", "state")) == {(1, "live")}
 
 
+@pytest.mark.usefixtures("steady")
 def test_counters_are_set_from_nothing_under_load(market: ClusterMarket) -> None:
     def rebuild() -> None:
         epochs.distrust()
@@ -100,6 +102,7 @@ def test_counters_are_set_from_nothing_under_load(market: ClusterMarket) -> None
     assert set(ShardEpoch.objects.values_list("number", "state")) == {(2, "live")}
 
 
+@pytest.mark.usefixtures("steady")
 def test_what_all_masters_lose_under_load_gateways_hand_in(market: ClusterMarket) -> None:
     """Journals, leases and counters are gone, of calls that had been answered; no drain has read the last of them."""
 

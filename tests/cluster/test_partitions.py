@@ -109,8 +109,8 @@ def test_a_master_cut_off_with_a_gateway_lets_nobody_in_whom_its_heir_does_not_k
     lone, other = GATEWAYS
 
     def split(gates: Sequence[Gate]) -> None:
-        alone = served(gates[0], of)
         part(others, of=[victim, lone])
+        alone = served(gates[0], of)
         wait_for(lambda: any(map(is_master, followers)))
         heir = next(filter(is_master, followers))
         wait_for(lambda: opened_by(heir, of))

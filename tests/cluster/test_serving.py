@@ -24,10 +24,11 @@ from tests import factories
 from tests.cluster.market import LIMIT, ClusterMarket, Gate, gate
 from tests.harness.cluster import ValkeyCluster
 from tests.harness.waiting import wait_for
-from tests.live.stack import Stack
+from tests.live.stack import Stack, patiently
 from tests.metering.market import database_url
 
 
+@pytest.mark.usefixtures("steady")
 def test_every_shard_is_admitted_settled_and_drained(market: ClusterMarket) -> None:
     async def calls() -> Gate:
         async with gate(market) as opened:
@@ -98,7 +99,9 @@ def test_a_gateway_serves_over_it(market: ClusterMarket) -> None:
         wait_for(lambda: gateway.get("/health/ready").json()["dependencies"]["limits"] == "live")
         headers = {"Authorization": f"Bearer {text}", "Idempotency-Key": "once"}
         url, body = f"{gateway.url}/api/v1/consume/{service.id}", {"prompt": "Why?", "max_tokens": 20}
-        first, again = (requests.post(url, json=body, headers=headers, timeout=20) for _ in range(2))
+        first, again = (
+            patiently(lambda: requests.post(url, json=body, headers=headers, timeout=20)) for _ in range(2)
+        )
     finally:
         stack.stop()
 
@@ -118,9 +121,9 @@ async def test_a_master_that_may_lose_usage_is_named_unsafe(servers: ValkeyClust
     ):
         for value, expected in ((unsafe, "unsafe: "), (safe, "")):
             master.ask("CONFIG", "SET", name, value)
-            line = ReplicatedLine(master.url, on_connect=safety.look_at, on_refusal=lambda: None, timeout=0.1)
+            line = ReplicatedLine(master.url, on_connect=safety.look_at, on_refusal=lambda: None, timeout=5)
             await line.start()
-            assert await line.wait_open(5)
+            assert await line.wait_open(20)
             assert line.unsafe[:8] == expected
             assert line.replicas == 1
             await line.stop()

@@ -19,9 +19,10 @@ from tests.harness.waiting import wait_for
 
 MASTERS = 3
 PASSWORD = "of-every-node"
+NODE_TIMEOUT_MS = 2_000
 SETTINGS = {
     "cluster-enabled": "yes",
-    "cluster-node-timeout": "2000",
+    "cluster-node-timeout": str(NODE_TIMEOUT_MS),
     # A lost master concerns its own slots alone, and its replica tries at once, however old its data.
     "cluster-require-full-coverage": "no",
     "cluster-replica-validity-factor": "0",
@@ -136,6 +137,11 @@ class ValkeyCluster:
     def wait_whole(self) -> None:
         """Until every running node is in touch with its replica or master, and all agree on who has what."""
         wait_for(lambda: all(node.is_whole for node in self.nodes if node.running))
+
+    def set_node_timeout(self, ms: int) -> None:
+        """How long a node may be silent before another takes its place."""
+        for node in self.nodes:
+            node.ask("CONFIG", "SET", "cluster-node-timeout", ms)
 
     def stop(self) -> None:
         for node in self.nodes:

@@ -60,7 +60,7 @@ def open_doors(nodes: Iterable[ReachedNode]) -> Iterator[None]:
 
 
 def part(nodes: Iterable[ReachedNode], *, of: Iterable[ReachedNode | str]) -> None:
-    """These nodes and those others, or clients at these places, hear nothing of each other any more."""
+    """These nodes and those others, or clients at these places, hear nothing of each other when this returns."""
     others = list(of)
     for node in nodes:
         for other in others:

@@ -130,6 +130,7 @@ class Proxy:
         """Connections stay open and nothing gets through: a network that lost its route."""
         for direction in directions or BOTH:
             self._loop.call_soon_threadsafe(self._links_of(source)[direction].flowing.clear)
+        self._run(asyncio.sleep(0))  # it is so now
 
     def resume(self, *directions: Direction, source: str = "") -> None:
         """What was held back arrives now."""
