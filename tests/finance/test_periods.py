@@ -246,7 +246,8 @@ def test_a_month_is_over_when_its_longest_stream_is(
 
 
 def test_the_console_tells_what_a_month_lacks_and_finance_closes_it(ready: Market) -> None:
-    page, close = "/admin/metering/closedmonth/", f"/admin/metering/closedmonth/close/{last_month():%Y-%m}/"
+    page, month = "/admin/metering/closedmonth/", last_month()
+    close = f"{page}close/{month.year}-{month.month}/"
     viewer = console(operator("viewer"))
     assert f"{last_month():%Y-%m}" in viewer.get(page).content.decode()
     for role in ("viewer", "admin", "approver"):
