@@ -88,7 +88,9 @@ def _observe_drifts() -> None:
     grouped = (
         QuotaDrift.objects.order_by()
         .values("healed")
-        .annotate(n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger")), filter=Q(currency=""), default=0))
+        .annotate(
+            n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger")), filter=Q(currency=""), default=0)
+        )
     )
     found = {row["healed"]: (row["n"], row["tokens"]) for row in grouped}
     for healed in (True, False):

@@ -65,13 +65,11 @@ class Told:
     offers: list[Offer]
     #: What each call came to, of those that were answered.
     settled: dict[uuid.UUID, journal.Entry] = field(default_factory=dict)
-    #: Let in, and never heard of again: their gateway died.
+    #: Let in, and never heard of again.
     abandoned: set[uuid.UUID] = field(default_factory=set)
     #: Refused, or let in without a word of it.
     refused: set[uuid.UUID] = field(default_factory=set)
     poison: list[bytes] = field(default_factory=list)
-    #: When Valkey was killed, milliseconds since the epoch.
-    kills: list[int] = field(default_factory=list)
 
 
 class Gateway:

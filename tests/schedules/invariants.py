@@ -10,7 +10,7 @@ import redis
 from django.db.models import Sum
 
 from common import clock
-from common.ids import milliseconds_of, moment_of
+from common.ids import moment_of
 from finance.charges import Category
 from finance.consumer_months import charges_of
 from metering import shards
@@ -26,9 +26,6 @@ from metering.models import (
     UsageRollup,
 )
 from tests.schedules.gateway import Told
-
-#: How long Valkey puts off what it has to write, and a moment for the call to be let in.
-MOST_UNWRITTEN_MS = 2_500
 
 ROLLED_UP = ("consumer_id", "service_id", "api_key_id", "price_version_id", "status", "currency", "kind")
 
@@ -66,16 +63,8 @@ def assert_each_call_is_a_row_once(told: Told, rows: list[UsageRecord], *, lost:
         else:
             assert row.id in told.abandoned | told.refused, f"nobody made the call {row.id}"
             assert (row.status, row.total_tokens, row.cost_amount) == ("unsettled", 0, Decimal(0))
-    unheard = {id_ for id_ in told.abandoned - ids.keys() if not died_with_valkey(id_, told)}
+    unheard = told.abandoned - ids.keys()
     assert lost or not unheard, f"abandoned calls are missing: {unheard}"
-
-
-def died_with_valkey(id_: uuid.UUID, told: Told) -> bool:
-    """Whether nobody may know of this call any more: its gateway died, and Valkey before its file had the lease.
-
-    Valkey answers before it writes while its file is being synced (``everysec``), for up to two seconds.
-    """
-    return any(0 <= kill - milliseconds_of(id_) <= MOST_UNWRITTEN_MS for kill in told.kills)
 
 
 def as_told(row: UsageRecord) -> tuple[Any, ...]:

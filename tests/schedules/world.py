@@ -15,7 +15,6 @@ from typing import Any
 import psycopg2
 import redis
 
-from common import clock
 from devstack.postgres import ROLE, SUPERUSER, Postgres
 from devstack.process import tied_to_us
 from devstack.valkey import Valkey
@@ -156,12 +155,9 @@ class World:
             self.saw("PostgreSQL that does not stop")
             self.postgres.kill()
 
-    def restart_valkey(self) -> int:
-        """Kill it and start it again with its file. Returns when it died, milliseconds since the epoch."""
+    def restart_valkey(self) -> None:
         self.valkey.kill()
-        died = clock.now_ms()
         self.valkey.start()
-        return died
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.valkey.url)
@@ -199,10 +195,18 @@ class World:
         client = self.client()
         try:
             wait_for(
-                lambda: self.alive and self.gateway.is_idle and self._is_drained(client), seconds=seconds
+                lambda: self.alive and self._are_open() and self.gateway.is_idle and self._is_drained(client),
+                seconds=seconds,
             )
         finally:
             client.close()
+
+    def _are_open(self) -> bool:
+        """Whether all shards are, for good: a drain that died may have left them so in Valkey alone."""
+        with contextlib.suppress(psycopg2.Error), self.superuser() as cursor:
+            cursor.execute("SELECT count(*) FROM shard_epochs WHERE state <> 'live'")
+            return bool(cursor.fetchone() == (0,))
+        return False
 
     def _is_drained(self, client: redis.Redis) -> bool:
         pipeline = client.pipeline(transaction=False)
