@@ -47,6 +47,7 @@ class Relay:
         """Pass everything on. However it ends, what was delivered is charged and on record."""
         paid, call = self._paid, self._paid.call
         try:
+            await _cancelled_before()
             await self._pass_on(write)
         except BaseException as failure:
             raised, code = paid.meaning_of(failure)
@@ -56,7 +57,7 @@ class Relay:
             self._answered.close(wrong)
             await self._settle_broken(code)
             if isinstance(raised, Problem):
-                await _written(write, call.dialect.broken(raised, call.id))
+                await _done(write(call.dialect.broken(raised, call.id)))
                 return
             raise raised from failure
         self._answered.close()
@@ -65,7 +66,7 @@ class Relay:
         await paid.settle(reply, cost)
         call.lap(SETTLE)
         last = call.dialect.last(call, paid.terms, paid.request, reply, cost)
-        await _written(write, self._reader.closing(reply.tokens) + last)
+        await _done(write(self._reader.closing(reply.tokens) + last))
 
     async def _drain(self) -> BaseException | None:
         """Read on without the client, as the service says: all that the upstream made is charged.
@@ -89,10 +90,7 @@ class Relay:
             if waiting is not None:
                 await waiting
             if not data and not self._reader.done:
-                # Without its end the stream was cut: to the caller it must not look whole.
-                failure = UpstreamFailed()
-                failure.reached_upstream = True
-                raise failure
+                await _done(self._end(write))
 
     def _pass_on_events(self, data: bytes, write: Write) -> Awaitable[None] | None:
         """All whole events that came with one read leave in one write, also those before a bad one."""
@@ -117,6 +115,13 @@ class Relay:
             return b""
         return self._paid.call.dialect.chunk(self._paid.call, self._paid.request, chunk)
 
+    def _end(self, write: Write) -> Awaitable[None] | None:
+        """The body has ended without the stream's own end. Where more is missing it must not look whole."""
+        chunk = self._reader.body_ended()
+        if chunk is None:
+            return None
+        return self._send([self._paid.call.dialect.chunk(self._paid.call, self._paid.request, chunk)], write)
+
     async def _settle_broken(self, code: str) -> None:
         """What was delivered before it broke off is charged; nothing delivered costs nothing."""
         status: journal.Status = "cancelled" if code == "cancelled" else "error"
@@ -127,10 +132,16 @@ class Relay:
         await self._paid.settle(reply, self._paid.cost(reply), status=status, error=code)
 
 
+async def _cancelled_before() -> None:
+    """Raise a cancel that came before now: what is there already is passed on without a pause in which it could."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        await asyncio.sleep(0)
+
+
 async def _then(sending: Awaitable[None] | None, failure: UpstreamFailed) -> None:
     """What came before the failure goes out first."""
-    if sending is not None:
-        await sending
+    await _done(sending)
     raise failure
 
 
@@ -138,7 +149,6 @@ def _nobody(data: bytes) -> None:
     """Where a stream goes whose client has gone."""
 
 
-async def _written(write: Write, data: bytes) -> None:
-    waiting = write(data)
+async def _done(waiting: Awaitable[None] | None) -> None:
     if waiting is not None:
         await waiting

@@ -76,6 +76,8 @@ class ChunkChoice(msgspec.Struct):
         delta = self.delta
         if text := self.text or (delta.content if delta is not None else None):
             written.answer(self.index, text)
+        else:
+            written.see(self.index)
         # Nearly every piece is that and no more; this is a stream's hottest place.
         if delta is not None and (
             delta.tool_calls or delta.refusal or delta.reasoning_content or delta.reasoning

@@ -1,10 +1,13 @@
 """What an upstream wrote, kept until it is known whether it has to be counted."""
 
+from collections.abc import Collection
 from io import StringIO
 from typing import Any
 
 #: Characters that are kept; of more, only how many there are.
 MOST_WRITTEN = 2 * 1024 * 1024
+#: Choices whose texts are kept apart; no call asks for more.
+MOST_CHOICES = 1_024
 #: Bytes of text that make a token, about, in Latin scripts: for what cannot be counted.
 BYTES_PER_TOKEN = 4
 #: What is written around a tool call's name and arguments, about.
@@ -28,6 +31,16 @@ class Written:
         if text:
             self._put(self._answers, index, text)
 
+    def see(self, index: int) -> None:
+        """Choice ``index`` is there, and says nothing yet."""
+        if index not in self._answers:
+            _opened(self._answers, index)
+
+    @property
+    def choices(self) -> Collection[int]:
+        """Which choices there are; those that are too many are one, which nobody knows by its index."""
+        return self._answers.keys()
+
     def think(self, index: int, text: Any) -> None:
         """The next piece of what it thinks; whatever is no text is not known."""
         if isinstance(text, str) and text:
@@ -46,7 +59,7 @@ class Written:
     @property
     def answers(self) -> list[str]:
         """The text of each choice, without its thoughts."""
-        return [text.getvalue() for text in self._answers.values()]
+        return [said for text in self._answers.values() if (said := text.getvalue())]
 
     @property
     def thoughts(self) -> list[str]:
@@ -61,6 +74,13 @@ class Written:
     def _put(self, texts: dict[int, StringIO], index: int, text: str) -> None:
         if self._left > 0:
             if index not in texts:
-                texts[index] = StringIO()
+                index = _opened(texts, index)
             texts[index].write(text[: self._left])
         self._left -= len(text)
+
+
+def _opened(texts: dict[int, StringIO], index: int) -> int:
+    """Where the text of a new choice goes; beyond the bound all further ones are one."""
+    index = index if len(texts) < MOST_CHOICES else -1
+    texts.setdefault(index, StringIO())
+    return index

@@ -144,13 +144,15 @@ class SpeaksAnthropic:
 class StreamMeter:
     """Counts what a stream of Anthropic's uses. Its counts are running totals: the latest of each holds."""
 
-    __slots__ = ("_bounds", "_closed", "_usage", "_written")
+    __slots__ = ("_bounds", "_closed", "_usage", "_written", "stopped")
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._usage: dict[str, Any] = {}
         self._written = Written()
         self._closed = False
+        #: Whether the message has said why it ended.
+        self.stopped = False
 
     def count(self, event: Event) -> None:
         """One more event."""
@@ -163,6 +165,7 @@ class StreamMeter:
         if event.type == "message_delta":
             self._take(event.usage)
             self._closed = True
+            self.stopped = self.stopped or bool(event.delta and event.delta.stop_reason)
 
     def _take(self, usage: Any) -> None:
         if isinstance(usage, dict):
@@ -199,6 +202,12 @@ class MessageReader:
             self.done = True
             return None
         return Chunk(raw=framed(read.type, event))
+
+    def body_ended(self) -> Chunk | None:
+        self.done = self._meter.stopped
+        if not self.done:
+            raise no_answer()
+        return None
 
     def reply(self) -> Reply:
         return self._meter.reply()

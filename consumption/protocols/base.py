@@ -20,6 +20,12 @@ class StreamReader(Protocol):
     def read(self, event: bytes) -> Chunk | None:
         """What one event's data means to the caller; None where it is nothing. Raises ``UpstreamFailed``."""
 
+    def body_ended(self) -> Chunk | None:
+        """The answer's body has ended, as HTTP says, but not as the protocol does: ``done``, where nothing is missing.
+
+        What that means to the caller is as of ``read``. Raises ``UpstreamFailed`` where the answer is not whole.
+        """
+
     def reply(self) -> Reply:
         """What was used so far, within the bounds, as it was reported; else what is to be counted."""
 

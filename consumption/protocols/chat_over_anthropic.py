@@ -146,6 +146,12 @@ class ChunksOfMessage:
                 self.done = True
         return None
 
+    def body_ended(self) -> Chunk | None:
+        self.done = self._meter.stopped
+        if not self.done:
+            raise no_answer()
+        return None
+
     def _begin(self, event: Event) -> Chunk:
         if event.message is None or self._base:
             raise no_answer()

@@ -190,6 +190,10 @@ class MessageOfChunks:
                 self._call(call, out)
         return Chunk(raw=b"".join(out)) if out else None
 
+    def body_ended(self) -> Chunk | None:
+        self._chunks.body_ended()
+        return Chunk(raw=self._end())
+
     def _begin(self, event: bytes) -> bytes:
         self._count = 0
         # What the prompt came to is known at the end; clients take the last counts that they are told.

@@ -2,8 +2,10 @@
 
 from catalog.pricing import Tokens
 from consumption import sse
-from consumption.replies import Bounds, Chunk, Reply, meter, read_chunk, read_reply
-from consumption.written import Written
+from consumption.errors import UpstreamFailed
+from consumption.replies import Bounds, Chunk, Reply, meter, no_answer, read_chunk, read_reply
+from consumption.written import MOST_CHOICES, Written
+from metering.journal import UsageSource
 
 
 class SpeaksOpenAi:
@@ -22,31 +24,62 @@ class SpeaksOpenAi:
 
 
 class ChunkReader:
-    """Chunks as they come; ``[DONE]`` ends them."""
+    """Chunks as they come; ``[DONE]`` ends them.
 
-    __slots__ = ("_bounds", "_usage", "_written", "done")
+    Some upstreams leave it out. Theirs are whole where every choice has said why it ended, or what they used was told
+    at the end, and nothing of the body is missing.
+    """
+
+    __slots__ = ("_bounds", "_ended", "_reported", "_written", "done")
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
-        self._usage: object = None
+        #: The latest usage that can be one.
+        self._reported: tuple[Tokens, UsageSource] | None = None
         self._written = Written()
+        #: The choices that have said why they ended.
+        self._ended: set[int] = set()
         self.done = False
 
     def read(self, event: bytes) -> Chunk | None:
         if event == sse.DONE:
             self.done = True
             return None
-        chunk = read_chunk(event)
+        try:
+            chunk = read_chunk(event)
+        except UpstreamFailed:
+            # The official clients take for the end whatever begins like it.
+            if not event.startswith(sse.DONE):
+                raise
+            return self.read(sse.DONE)
         if chunk.usage is not None:
-            self._usage = chunk.usage
+            self._take(chunk)
         for choice in chunk.choices or ():
             choice.write(self._written)
+            if choice.finish_reason and len(self._ended) < MOST_CHOICES:
+                self._ended.add(choice.index)
         return chunk
 
+    def _take(self, chunk: Chunk) -> None:
+        tokens, source = meter(chunk.usage, self._bounds)
+        if tokens is not None:
+            self._reported = tokens, source
+            if not chunk.choices:
+                self._ended.update(self._written.choices)
+
+    def body_ended(self) -> Chunk | None:
+        if not self._ended or not self._ended.issuperset(self._written.choices):
+            raise no_answer()
+        self.done = True
+        return None
+
     def reply(self) -> Reply:
-        tokens, source = meter(self._usage, self._bounds)
-        if tokens is None:
-            return Reply((), Tokens(), source, written=self._written)
+        """Before the end a usage without any output is the prompt's alone: the output is counted then."""
+        if self._reported is None:
+            return Reply((), Tokens(), "estimated", written=self._written)
+        tokens, source = self._reported
+        if not (self.done or tokens.completion):
+            return Reply((), tokens, "estimated", written=self._written)
         return Reply((), tokens, source)
 
     def closing(self, tokens: Tokens) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import re
 import socket
 import socketserver
 import struct
@@ -41,12 +42,30 @@ def ok(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def longer(answer: bytes, by: int) -> bytes:
+    """An answer that tells another length than it has."""
+    return re.sub(rb"Length: (\d+)", lambda told: b"Length: %d" % (int(told[1]) + by), answer)
+
+
 def head_of_stream() -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
-def event(text: str) -> bytes:
-    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}).encode() + b"\n\n"
+END_OF_CHUNKS = b"0\r\n\r\n"
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A stream whose end HTTP tells."""
+    head = head_of_stream().replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + END_OF_CHUNKS
+
+
+def event(text: str, index: int = 0, **more: Any) -> bytes:
+    choice = {"index": index, "delta": {"content": text}, **more}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+FINISH = event("", finish_reason="stop")
 
 
 def messages_stream(*more: bytes) -> bytes:
@@ -140,16 +159,52 @@ def stream_endless_line(connection: Connection) -> None:
         connection.sendall(b"x" * 65536)
 
 
+DONE = b"data: [DONE]\n\n"
+
+
 def usage_event(completion_tokens: int) -> bytes:
     usage = {"prompt_tokens": 7, "completion_tokens": completion_tokens}
     return b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n"
 
 
+NO_USAGE_EVENT = b'data: {"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": true}}\n\n'
 USAGE_EVENT, LESSER_USAGE_EVENT = usage_event(4), usage_event(1)
 
 
 def sends(data: bytes) -> Callable[[Connection], None]:
     return lambda connection: connection.sendall(data)
+
+
+BLOCK_STOP = b'{"type":"content_block_stop","index":0}'
+MESSAGE_DELTA = b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9}}'
+#: Everything that server-sent events may be.
+MIXED = (
+    b"\xef\xbb\xbf: a comment\r\nretry: 5\r\n\r\n"
+    b'event: chunk\rid: 1\rdata:{"choices":[{"index":0,\rdata: "delta":{"content":"one "}}]}\r\r'
+    + USAGE_EVENT.replace(b"\n", b"\r\n")
+    + b"data:[DONE]\n\r"
+)
+
+
+def stream_finished_and_reset(connection: Connection) -> None:
+    connection.sendall(chunked(event("one "), FINISH, USAGE_EVENT).removesuffix(END_OF_CHUNKS))
+    time.sleep(0.1)
+    reset(connection)
+
+
+#: Set: what is sent late may be sent.
+MAY_GO_ON = threading.Event()
+
+
+def sends_late(first: bytes, rest: bytes) -> Callable[[Connection], None]:
+    """The rest not before the test says so."""
+
+    def behave(connection: Connection) -> None:
+        connection.sendall(first)
+        MAY_GO_ON.wait(20)
+        connection.sendall(rest)
+
+    return behave
 
 
 USAGES: dict[str, Any] = {
@@ -176,6 +231,12 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "deep": sends(ok(b'{"choices":' + b"[" * 100_000)),
     "gzip-bomb": sends(ok(gzip.compress(b" " * 50_000_000), "Content-Encoding: gzip")),
     "redirect": sends(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
+    "sse": sends(ok(event("one ") + FINISH + USAGE_EVENT + DONE)),
+    "no-content": sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
+    "reset-content": sends(b"HTTP/1.1 205 Reset\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+    "not-modified": sends(b"HTTP/1.1 304 No\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"),
+    "length-short": sends(longer(ok(completion(None)), -10)),
+    "length-long": sends(longer(ok(completion(None)), 10)),
     "many-headers": sends(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50_000 + b"\r\n"),
     "refuses": sends(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
     "busy": sends(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
@@ -187,6 +248,30 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
         b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"
     ),
     "unavailable": sends(b"HTTP/1.1 503 No\r\nConnection: close\r\nContent-Length: 6\r\n\r\nsecret"),
+    "works-late": sends_late(b"", ok(completion({"prompt_tokens": 7, "completion_tokens": 4}))),
+    "stream-late": sends_late(b"", head_of_stream() + event("one ") + USAGE_EVENT + DONE),
+    "stream-head-first": sends_late(head_of_stream(), event("one ") + USAGE_EVENT + DONE),
+    "stream-in-halves": sends_late(
+        head_of_stream() + event("one ") + event("two ")[:-20], event("two ")[-20:] + USAGE_EVENT + DONE
+    ),
+    "stream-done-late": sends_late(head_of_stream() + event("one ") + USAGE_EVENT, DONE),
+    "stream-whole": sends(head_of_stream() + event("one ") + USAGE_EVENT + DONE),
+    "stream-finished": sends(chunked(event("one "), FINISH, USAGE_EVENT)),
+    "stream-finished-uncounted": sends(chunked(event("one "), FINISH)),
+    "stream-finished-and-closed": sends(head_of_stream() + event("one ") + FINISH + USAGE_EVENT),
+    "stream-totalled": sends(chunked(event("one "), USAGE_EVENT)),
+    "stream-half-finished": sends(chunked(event("one "), FINISH, event("two ", 1))),
+    "stream-finished-and-cut": sends(chunked(event("one "), FINISH, USAGE_EVENT).removesuffix(END_OF_CHUNKS)),
+    "stream-finished-and-reset": stream_finished_and_reset,
+    "stream-finished-short": sends(longer(ok(event("one ") + FINISH + USAGE_EVENT), 10)),
+    "messages-finished": sends(messages_stream(BLOCK_STOP, MESSAGE_DELTA)),
+    "messages-unfinished": sends(
+        messages_stream(BLOCK_STOP, MESSAGE_DELTA.replace(b'"stop_reason":"end_turn"', b""))
+    ),
+    "stream-returns": sends(
+        head_of_stream() + (event("one ") + USAGE_EVENT + DONE).replace(b"\n", b"\r") + event("two ")
+    ),
+    "stream-mixed": sends(head_of_stream() + MIXED),
     "stream-reset": stream_then_reset,
     "stream-slowly": stream_slowly,
     "stream-held": stream_held,
@@ -208,6 +293,13 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "stream-unended": sends(
         head_of_stream() + b"\xef\xbb\xbf" + event("one ") + USAGE_EVENT + b"data: [DONE]"
     ),
+    "stream-usages": sends(
+        chunked(event("one "), usage_event(1), event(""), usage_event(9), USAGE_EVENT, NO_USAGE_EVENT, DONE)
+    ),
+    "stream-trailing": sends(chunked(event("one "), USAGE_EVENT, DONE, DONE) + b"garbage\r\n\r\n" * 9),
+    "stream-done-loosely": sends(chunked(event("one "), USAGE_EVENT, b"data: [DONE] \n\n")),
+    "stream-first-usage-alone": sends(chunked(usage_event(0), event("one ") * 8).removesuffix(END_OF_CHUNKS)),
+    "stream-length-short": sends(longer(ok(event("one ") * 8 + event("two ") + DONE), -len(DONE) - 9)),
     "stream-without-usage": sends(head_of_stream() + event("one ") * 8 + b"data: [DONE]\n\n"),
     "messages-cut": sends(messages_stream()),
     "messages-garbage": sends(messages_stream(b"{nonsense")),
@@ -216,6 +308,16 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     ),
     "messages-done": sends(messages_stream(b"[DONE]")),
     **{f"usage-{name}": sends(ok(completion(usage))) for name, usage in USAGES.items()},
+    **{
+        f"stream-usage-{name}": sends(
+            chunked(
+                event("a few words here"),
+                b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n",
+                DONE,
+            )
+        )
+        for name, usage in USAGES.items()
+    },
 }
 
 

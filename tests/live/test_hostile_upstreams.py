@@ -61,6 +61,12 @@ def the_row(key: ApiKey) -> UsageRecord:
         ("deep", 502, "upstream_failed"),
         ("gzip-bomb", 502, "upstream_failed"),
         ("redirect", 502, "upstream_failed"),
+        ("sse", 502, "upstream_failed"),
+        ("no-content", 502, "upstream_failed"),
+        ("reset-content", 502, "upstream_failed"),
+        ("not-modified", 502, "upstream_failed"),
+        ("length-short", 502, "upstream_failed"),
+        ("length-long", 502, "upstream_failed"),
         ("many-headers", 502, "upstream_failed"),
         ("fails", 502, "upstream_failed"),
         ("refuses", 422, "upstream_rejected"),
@@ -105,6 +111,8 @@ def test_a_usage_that_cannot_be_is_bounded_and_flagged(
         ("stream-garbage", "upstream_failed"),
         ("stream-error", "upstream_failed"),
         ("stream-endless-line", "upstream_failed"),
+        ("stream-length-short", "upstream_failed"),
+        ("stream-first-usage-alone", "upstream_failed"),
         ("stream-hang", "deadline_exceeded"),
     ],
 )
@@ -129,6 +137,37 @@ def test_a_stream_that_breaks_off_never_looks_whole_and_what_was_delivered_is_ch
     }
 
 
+@pytest.mark.parametrize("name", hostile.USAGES)
+def test_a_usage_that_cannot_be_is_bounded_and_flagged_in_a_stream_too(
+    stack: Stack, lane_gateway: GatewayProcess, upstream: Any, name: str
+) -> None:
+    case = Case(lane_gateway, upstream, f"stream-usage-{name}")
+    told = case.consume(max_tokens=20, stream=True).text
+    row = case.row()
+    if name == "not-a-number":
+        assert (row.status, row.error, "[DONE]" in told) == ("error", {"code": "upstream_failed"}, False)
+    else:
+        assert (row.status, told.endswith("data: [DONE]\n\n")) == ("success", True)
+    assert row.usage["usage_source"] == ("clamped" if name in {"huge", "beyond"} else "estimated")
+    assert 0 < row.usage["prompt_tokens"] <= len(PROMPT["prompt"]) + 64  # type: ignore[arg-type]
+    assert 0 < row.usage["completion_tokens"] <= 20
+    used = {b"used": str(row.total_tokens).encode(), b"reserved": b"0"}
+    assert counters(stack, case.key, case.service) == used
+
+
+@pytest.mark.parametrize("behaviour", ["works", "no-content", "not-modified", "length-long"])
+def test_what_is_no_stream_brings_nothing_and_costs_nothing(
+    stack: Stack, lane_gateway: GatewayProcess, upstream: Any, behaviour: str
+) -> None:
+    case = Case(lane_gateway, upstream, behaviour)
+    answer = case.consume(stream=True)
+    assert '"code":"upstream_failed"' in answer.text
+    assert "[DONE]" not in answer.text
+    row = case.row()
+    assert (row.status, row.total_tokens, row.cost_amount) == ("error", 0, Decimal(0))
+    assert counters(stack, case.key, case.service) == {b"used": b"0", b"reserved": b"0"}
+
+
 def test_a_stream_without_usage_is_counted_and_flagged(
     stack: Stack, lane_gateway: GatewayProcess, upstream: Any
 ) -> None:
@@ -142,7 +181,13 @@ def test_a_stream_without_usage_is_counted_and_flagged(
     )
 
 
-@pytest.mark.parametrize("behaviour", ["stream-goes-on", "stream-unended"])
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        "stream-goes-on", "stream-unended", "stream-returns", "stream-mixed", "stream-usages", "stream-trailing",
+        "stream-done-loosely",
+    ],
+)  # fmt: skip
 def test_a_stream_ends_where_it_says_so_and_what_follows_is_nobodys(
     stack: Stack, lane_gateway: GatewayProcess, upstream: Any, behaviour: str
 ) -> None:

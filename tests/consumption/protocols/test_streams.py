@@ -12,6 +12,7 @@ from consumption.protocols.base import StreamReader
 from consumption.protocols.exchanges import exchange_of
 from consumption.protocols.messages_over_openai import MOST_TOOL_CALLS
 from consumption.replies import Chunk
+from consumption.written import MOST_CHOICES
 from tests.consumption.protocols.callers import BOUNDS, chat, events_of, feed, message
 
 START = {
@@ -344,3 +345,86 @@ def test_chunks_are_passed_on_as_they_came() -> None:
     assert ended(stream)
     feed(stream, REPORTED)
     assert stream.reply().tokens == Tokens(14, 7, cached=4)
+
+
+# -- Bodies that end before the protocol does --------------------------------------------------------------------------
+
+
+MESSAGE_READERS = pytest.mark.parametrize("request_", [message(), chat()], ids=["message", "chat"])
+
+
+@MESSAGE_READERS
+@pytest.mark.parametrize(
+    "events",
+    [
+        [a_chunk(content="Hi"), a_chunk("stop")],
+        [a_chunk("stop", content="Hi"), REPORTED],
+        [a_chunk("length", content="Hi"), a_chunk(), {"choices": []}],
+        [a_chunk(content="Hi"), REPORTED],
+        [a_chunk("stop", content="Hi"), a_chunk("stop", 1, content="Ho")],
+    ],
+)
+def test_chunks_whose_choices_have_all_ended_need_no_word_for_it(request_: Any, events: list[Any]) -> None:
+    stream = reader(request_, "openai")
+    feed(stream, *events)
+    assert not ended(stream)
+    chunk = stream.body_ended()
+    assert ended(stream)
+    told = [] if chunk is None else [event["type"] for event in events_of([chunk])]
+    assert told == (["content_block_stop"] if request_.protocol == "anthropic" else [])
+
+
+@MESSAGE_READERS
+@pytest.mark.parametrize(
+    "events",
+    [
+        [],
+        [{"choices": []}],
+        [REPORTED],
+        [REPORTED, a_chunk(content="Hi")],
+        [a_chunk(content="Hi")],
+        [a_chunk("", content="Hi")],
+        [{**a_chunk(content="Hi"), "usage": REPORTED["usage"]}],
+        [a_chunk("stop", content="Hi"), a_chunk(role="assistant", index=1)],
+        [a_chunk(content="Hi"), REPORTED, a_chunk(index=1, content="Ho")],
+    ],
+)
+def test_chunks_that_say_less_were_cut(request_: Any, events: list[Any]) -> None:
+    stream = reader(request_, "openai")
+    feed(stream, *events)
+    with pytest.raises(UpstreamFailed) as failed:
+        stream.body_ended()
+    assert failed.value.reached_upstream
+    assert not ended(stream)
+
+
+def test_of_more_choices_than_anybody_asks_for_no_end_is_believed() -> None:
+    stream = reader(chat(), "openai")
+    feed(stream, *[a_chunk("stop", index, content="Hi") for index in range(MOST_CHOICES + 9)])
+    written = stream.reply().written
+    assert written is not None
+    assert written.answers[-2:] == ["Hi", "Hi" * 9], "but all is counted"
+    with pytest.raises(UpstreamFailed):
+        stream.body_ended()
+
+
+@MESSAGE_READERS
+def test_a_message_that_said_why_it_ended_needs_no_stop(request_: Any) -> None:
+    stream = reader(request_, "anthropic")
+    feed(stream, START, *HELLO, message_end())
+    assert stream.body_ended() is None
+    assert ended(stream)
+    assert (stream.reply().tokens, stream.reply().usage_source) == (Tokens(14, 7, cached=4), "reported")
+
+
+@MESSAGE_READERS
+@pytest.mark.parametrize(
+    "events",
+    [[], [PING], [START, *HELLO], [START, *HELLO, {**message_end(), "delta": {}}]],
+)
+def test_a_message_that_did_not_was_cut(request_: Any, events: list[Any]) -> None:
+    stream = reader(request_, "anthropic")
+    feed(stream, *events)
+    with pytest.raises(UpstreamFailed):
+        stream.body_ended()
+    assert not ended(stream)
