@@ -1,14 +1,12 @@
 """``POST /consume`` through DRF, the readable reference of the lane, and the probes."""
 
-import asyncio
 import ipaddress
-from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any
 
 from adrf.views import APIView
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.permissions import AllowAny
@@ -18,12 +16,12 @@ from rest_framework.response import Response
 from common.errors import NotFound, TooLarge, Unavailable
 from common.problem_schema import problems
 from consumption import dialect_schema, exposition, runtime
-from consumption.answers import Headers, refusal
+from consumption.answers import refusal
 from consumption.call import Call
 from consumption.dialect_schema import IDEMPOTENCY_KEY
 from consumption.dialects import anthropic, openai
-from consumption.dialects.base import Answer, Dialect
-from consumption.relay import CLIENT_GONE, Stream
+from consumption.dialects.base import Dialect
+from consumption.paid_response import PaidResponse, response_of
 from consumption.serializers import (
     ConsumeRequestSerializer,
     ConsumeResponseSerializer,
@@ -31,13 +29,6 @@ from consumption.serializers import (
     ReadinessSerializer,
 )
 from consumption.transport import DIALECTS, MARKETPLACE, address_of, key_of
-
-#: How long a client may leave what was sent unread.
-WRITE_SECONDS = 60.0
-#: How long Django may take to begin to send. It drops the answer of a client that has gone before, and tells nobody.
-BEGIN_SECONDS = 10.0
-
-Response_ = TypeVar("Response_", bound=HttpResponseBase)
 
 
 class OpenView(APIView):  # type: ignore[misc]  # adrf has no types
@@ -94,8 +85,8 @@ class ModelsView(OpenView):
         call = Call(dialect, _key(request, dialect), address_of(request))
         running = runtime.current()
         if running is None:
-            return _response(refusal(call, Unavailable("This process does not serve calls")))
-        return _response(await running.gateway.models(call, dialect.models))
+            return response_of(refusal(call, Unavailable("This process does not serve calls")))
+        return response_of(await running.gateway.models(call, dialect.models))
 
 
 class HealthView(OpenView):
@@ -154,58 +145,11 @@ def _key(request: Request, dialect: Dialect) -> str | None:
 async def _paid(request: Request, call: Call) -> HttpResponseBase:
     running = runtime.current()
     if running is None:
-        return _response(refusal(call, Unavailable("This process does not serve calls")))
+        return response_of(refusal(call, Unavailable("This process does not serve calls")))
     try:
         call.body = request._request.body
         call.idempotency_key = request.headers.get("Idempotency-Key")
         call.betas = request.headers.get("Anthropic-Beta", "")
     except RequestDataTooBig:
-        return _response(refusal(call, TooLarge()))
-    answer = await running.gateway.answer(call)
-    return _streaming(answer) if isinstance(answer, Stream) else _response(answer)
-
-
-def _response(answer: Answer) -> HttpResponse:
-    return _with(answer.headers, HttpResponse(answer.body, status=answer.status))
-
-
-def _streaming(stream: Stream) -> StreamingHttpResponse:
-    """Django pulls, the gateway pushes: a queue between them, whose one piece is sent before there is a next."""
-    queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-    begun = False
-
-    async def write(data: bytes) -> None:
-        queue.put_nowait(data)
-        try:
-            async with asyncio.timeout(WRITE_SECONDS if begun else BEGIN_SECONDS):
-                await queue.join()
-        except TimeoutError as error:
-            # A client that does not read counts as gone.
-            raise asyncio.CancelledError(CLIENT_GONE) from error
-
-    async def push() -> None:
-        try:
-            await stream.run(write)
-        finally:
-            queue.put_nowait(None)
-
-    # Started here and now, since running it is what settles the call.
-    pushing = asyncio.ensure_future(push())
-
-    async def pull() -> AsyncIterator[bytes]:
-        nonlocal begun
-        begun = True
-        try:
-            while (data := await queue.get()) is not None:
-                yield data
-                queue.task_done()
-        finally:
-            pushing.cancel(CLIENT_GONE)
-
-    return _with(stream.headers, StreamingHttpResponse(pull()))
-
-
-def _with(headers: Headers, response: Response_) -> Response_:
-    for name, value in headers:
-        response[name] = value
-    return response
+        return response_of(refusal(call, TooLarge()))
+    return await PaidResponse(running.gateway.answer(call)).response()
