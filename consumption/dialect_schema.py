@@ -1,7 +1,7 @@
 """What the API's description tells of the paid calls in OpenAI's and Anthropic's dialects.
 
-A request has what is checked here; whatever else its protocol knows is passed on as it came. An answer is the
-upstream's own, so little is promised of it.
+A request has what is checked here; whatever else its protocol knows is passed on as it came, but for other names of
+the output cap, which hold no more than was reserved. An answer is the upstream's own, so little is promised of it.
 """
 
 from collections.abc import Callable

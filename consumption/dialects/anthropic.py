@@ -24,6 +24,7 @@ from consumption.dialects.base import (
     Answer,
 )
 from consumption.dialects.checks import bound_of_tools, bound_of_value, check_common, check_number, typed
+from consumption.dialects.extras import extras_of, held
 from consumption.dialects.marketplace import number
 from consumption.errors import NotSupported
 from consumption.prompts import Prompt, prompt_of_messages
@@ -47,6 +48,10 @@ _RUN_UPSTREAM = ("mcp_servers", "container")
 BETAS = re.compile(r"[A-Za-z0-9._-]+( *, *[A-Za-z0-9._-]+)*")
 MOST_BETAS = 1_000
 _MEASURED_APART = frozenset({"model", "max_tokens", "stream", "messages", "system", "tools", "metadata"})
+_KNOWN = _MEASURED_APART | {
+    "temperature", "top_p", "top_k", "stop_sequences", "thinking", "tool_choice", "output_config", "service_tier",
+    *_RUN_UPSTREAM,
+}  # fmt: skip
 
 
 class _Paid(SpeaksAnthropic):
@@ -64,6 +69,7 @@ class _Paid(SpeaksAnthropic):
         self.stream = bool(typed(body, "stream", bool))
         self.metadata: dict[str, Any] | None = typed(body, "metadata", dict)
         self._body = body
+        self._extras = None if body.keys() <= _KNOWN else extras_of(body, _KNOWN)
         check_common(max_tokens=self.max_tokens, choices=1, metadata=self.metadata)
         check_number(body, "temperature", 0, 1)
         check_number(body, "top_p", 0, 1)
@@ -84,6 +90,8 @@ class _Paid(SpeaksAnthropic):
 
     def upstream_body(self, *, model: str, output_cap: int) -> bytes:
         body = {**self._body, "model": model, "max_tokens": output_cap}
+        if self._extras:
+            body |= held(self._extras, output_cap=output_cap, choices=1)
         if self.metadata is not None:
             # The rest of it is for this side: classification, labels.
             body["metadata"] = {name: self.metadata[name] for name in ("user_id",) if name in self.metadata}

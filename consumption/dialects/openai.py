@@ -25,6 +25,7 @@ from consumption.dialects.checks import (
     check_range,
     typed,
 )
+from consumption.dialects.extras import extras_of, held, named_cap, named_choices
 from consumption.dialects.marketplace import number
 from consumption.prompts import Prompt, prompt_of_input, prompt_of_messages
 from consumption.protocols.openai import SpeaksOpenAi
@@ -50,6 +51,9 @@ _NOT_READ = frozenset({
     "seed", "user", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "echo", "store",
     "parallel_tool_calls", "tool_choice", "modalities", "service_tier", "encoding_format", "dimensions",
 })  # fmt: skip
+_KNOWN = _NOT_READ | {
+    "messages", "prompt", "input", "suffix", "tools", "functions", "function_call", "response_format",
+}  # fmt: skip
 
 
 class _Paid(SpeaksOpenAi):
@@ -74,6 +78,11 @@ class _Paid(SpeaksOpenAi):
         options = typed(body, "stream_options", dict) if "stream_options" in body else None
         self.wants_usage = options is not None and options.get("include_usage") is True
         self._body = body
+        self._extras = None if body.keys() <= _KNOWN else extras_of(body, _KNOWN)
+        if self._extras and writes:
+            choices = max(choices, named_choices(self._extras))
+            if self.max_tokens is None:
+                self.max_tokens = named_cap(self._extras)
         check_common(max_tokens=self.max_tokens, choices=choices, metadata=self.metadata)
         self.choices = choices
         if "best_of" in body:
@@ -81,6 +90,7 @@ class _Paid(SpeaksOpenAi):
             best_of: int | None = typed(body, "best_of", int)
             check_range(best_of, "best_of", 1, MOST_CHOICES)
             self.choices = max(choices, best_of or 1)
+        self._tries = self.choices
         if prompt == "prompt":
             self.choices *= _prompts_in(body["prompt"])
         for name, least, most in _RANGES:
@@ -113,6 +123,8 @@ class _Paid(SpeaksOpenAi):
             given = [name for name in _CAPS if body.get(name) is not None]
             for name in given if self._prompt == "messages" and given else ("max_tokens", *given):
                 body[name] = output_cap
+            if self._extras:
+                body |= held(self._extras, output_cap=output_cap, choices=self._tries)
         if self.stream:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         return _encode(body)
