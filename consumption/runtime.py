@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 #: How long a stopping gateway waits for its calls and for Valkey to take what they cost.
 STOP_SECONDS = 35.0
+#: How long those have to settle that it then cuts. On the lane the server has cut them before.
+CUT_SECONDS = 5.0
 #: After how long work that failed is begun again.
 BEGIN_AGAIN_SECONDS = 1.0
 
@@ -123,8 +125,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Let running calls end, hand in what they cost, close. The server has stopped accepting by now."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.settlement.idle.wait(), STOP_SECONDS)
+        await self.settlement.end_all(within=STOP_SECONDS, then_within=CUT_SECONDS)
         if len(self.spool):
             await self.spool.settle_all(self.admission)
         with contextlib.suppress(LineError, hiredis.ReplyError):

@@ -1,6 +1,7 @@
 """What is owed is kept when whoever waited for it has gone."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from consumption.settlement import Settlement
 from consumption.spool import Spool
 from devstack.valkey import Valkey
 from metering import journal
-from quotas.admission import _unless_cancelled
+from quotas.admission import Ask, _unless_cancelled
+from quotas.limits import limit_set
 from tests.consumption.test_spool import encoded, journalled, opened
 from tests.harness.admission import local_mode, opened_admission
 
@@ -34,6 +36,39 @@ async def test_a_settle_whose_caller_goes_away_is_kept_and_handed_in(
                 break
             await asyncio.sleep(0.05)
         assert await journalled(admission, record) == ["late"]
+        spool.close()
+
+
+async def test_calls_that_outlive_the_servers_end_are_cut_and_settled(
+    tmp_path: Path, own_valkey: Valkey
+) -> None:
+    async with opened_admission(own_valkey.url) as admission:
+        spool = opened(tmp_path)
+        settlement = Settlement(admission, spool, local_mode(admission, spool))
+        records = [encoded(), encoded()]
+        ended: list[bytes] = []
+
+        async def call(record: bytes, seconds: float) -> None:
+            entry = journal.decode(record)
+            ask = Ask(
+                str(entry.request_id), entry.request_id, entry.consumer_id, entry.service_id,
+                limit_set(None, 10_000), 10, 90, 1, True, record,
+            )  # fmt: skip
+            lease = await admission.admit(ask)
+            settlement.opened(lease, ask)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(seconds)
+                ended.append(record)
+            await settlement.settle(entry, shard=lease.shard)
+
+        calls = [asyncio.create_task(call(*each)) for each in zip(records, (0.05, 60), strict=True)]
+        while settlement.open_calls < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        await settlement.end_all(within=0.3, then_within=5)
+        assert settlement.open_calls == 0
+        await asyncio.gather(*calls)
+        assert ended == records[:1]
+        assert [await journalled(admission, record) for record in records] == [["lease"], ["lease"]]
         spool.close()
 
 

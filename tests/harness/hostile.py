@@ -232,6 +232,7 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "gzip-bomb": sends(ok(gzip.compress(b" " * 50_000_000), "Content-Encoding: gzip")),
     "redirect": sends(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
     "sse": sends(ok(event("one ") + FINISH + USAGE_EVENT + DONE)),
+    "nan-usage": sends(ok(completion({"prompt_tokens": float("nan"), "completion_tokens": 4}))),
     "no-content": sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
     "reset-content": sends(b"HTTP/1.1 205 Reset\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
     "not-modified": sends(b"HTTP/1.1 304 No\r\nConnection: close\r\nContent-Length: 9\r\n\r\n"),
@@ -299,6 +300,9 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "stream-trailing": sends(chunked(event("one "), USAGE_EVENT, DONE, DONE) + b"garbage\r\n\r\n" * 9),
     "stream-done-loosely": sends(chunked(event("one "), USAGE_EVENT, b"data: [DONE] \n\n")),
     "stream-first-usage-alone": sends(chunked(usage_event(0), event("one ") * 8).removesuffix(END_OF_CHUNKS)),
+    "stream-nan-usage": sends(
+        head_of_stream() + event("one ") * 8 + b'data: {"choices": [], "usage": {"prompt_tokens": NaN}}\n\n'
+    ),
     "stream-length-short": sends(longer(ok(event("one ") * 8 + event("two ") + DONE), -len(DONE) - 9)),
     "stream-without-usage": sends(head_of_stream() + event("one ") * 8 + b"data: [DONE]\n\n"),
     "messages-cut": sends(messages_stream()),
