@@ -85,6 +85,12 @@ class ChunkChoice(msgspec.Struct):
             delta.write_rest(self.index, written)
 
 
+class _Kind(msgspec.Struct):
+    """What a chunk without choices says it is; vLLM's errors are no member of another object."""
+
+    object: Any = None
+
+
 class Bounds(msgspec.Struct, frozen=True):
     """What one call may cost at most, as it was reserved."""
 
@@ -114,6 +120,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 _document = msgspec.json.Decoder(_Document)
 _chunk = msgspec.json.Decoder(Chunk)
+_kind = msgspec.json.Decoder(_Kind)
 _PARTS_OF_PROMPT = ("cached_tokens", "cache_write_tokens", "audio_tokens")
 _PARTS_OF_COMPLETION = ("reasoning_tokens", "audio_tokens")
 #: What msgspec raises over bytes that are not what they should be.
@@ -160,7 +167,7 @@ def read_chunk(data: bytes) -> Chunk:
         chunk = _chunk.decode(data)
     except UNREADABLE as error:
         raise no_answer() from error
-    if chunk.error is not None:
+    if chunk.error is not None or (chunk.choices is None and _kind.decode(data).object == "error"):
         raise no_answer()  # the stream ends in an upstream's own error, which is not the caller's to read
     # What was several lines of an event is one line on its way on.
     chunk.raw = data.replace(b"\n", b" ")

@@ -279,6 +279,9 @@ BEHAVIOURS: dict[str, Callable[[Connection], None]] = {
     "stream-error": sends(
         head_of_stream() + event("one ") * 8 + b'data: {"error": {"message": "secret"}}\n\n'
     ),
+    "stream-bare-error": sends(
+        head_of_stream() + event("one ") * 8 + b'data: {"object": "error", "message": "secret"}\n\n' + DONE
+    ),
     "stream-hang": stream_then_hang,
     "stream-endless-line": stream_endless_line,
     "stream-cut": sends(head_of_stream() + event("one ") * 8),

@@ -111,6 +111,7 @@ def test_a_usage_that_cannot_be_is_bounded_and_flagged(
         ("stream-cut", "upstream_failed"),
         ("stream-garbage", "upstream_failed"),
         ("stream-error", "upstream_failed"),
+        ("stream-bare-error", "upstream_failed"),
         ("stream-endless-line", "upstream_failed"),
         ("stream-length-short", "upstream_failed"),
         ("stream-nan-usage", "upstream_failed"),
