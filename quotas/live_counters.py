@@ -19,6 +19,7 @@ _ID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _KEY = re.compile(
     rf"\{{s(\d\d)\}}:(?:quota:({_ID}):({_ID}):(\d{{6}})|spent:({_ID}):(\d{{6}}|\d{{8}}))", re.ASCII
 )
+_IS_COUNTED = re.compile(rf"used|t:{_ID}|m:[A-Z]{{3}}(?::{_ID})?".encode()).fullmatch
 _IS_NUMBER = re.compile(rb"-?\d{1,18}").fullmatch
 
 _SCRIPTS = Path(__file__).parent / "scripts"
@@ -135,7 +136,7 @@ def read(client: redis.Redis, shard: int, wanted: Iterable[str]) -> Reading:
 
 def _counted(flat: list[bytes]) -> dict[str, int]:
     values = zip(flat[::2], flat[1::2], strict=True)
-    counted = {name: value for name, value in values if name == b"used" or name[:2] in (b"t:", b"m:")}
+    counted = {name: value for name, value in values if _IS_COUNTED(name)}
     # What is no number is moved from nothing (``heal_counter.lua``).
     return {name.decode(): int(value) if _IS_NUMBER(value) else 0 for name, value in counted.items()}
 

@@ -218,7 +218,9 @@ def test_counters_that_the_ledger_knows_nothing_of_are_compared(used_market: Mar
     quota = shards.quota_key(shard, stranger.id, used_market.service.id, month)
     spent = shards.spent_key(shard, stranger.id, f"{month:%Y%m}")
     used_market.valkey.hset(quota, mapping={"used": 70, "reserved": 3})
-    used_market.valkey.hset(spent, mapping={"m:USD": 8, f"t:{used_market.key.lineage}": "nonsense"})
+    used_market.valkey.hset(
+        spent, mapping={"m:USD": 8, f"t:{used_market.key.lineage}": "nonsense", "m:NOTHING:": 5}
+    )
     used_market.valkey.hset(f"{quota}0", "used", 5)
 
     sync_quotas()
