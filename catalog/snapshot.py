@@ -134,15 +134,12 @@ class Snapshot:
 
 def load() -> Snapshot:
     """Read the catalogue: four queries, whatever its size."""
-    prices: dict[uuid.UUID, list[PricedVersion]] = defaultdict(list)
-    for version in PriceVersion.objects.approved().order_by("effective_from"):
-        from_ms = int(version.begins.timestamp() * 1000)
-        prices[version.service_id].append(PricedVersion(version.id, from_ms, parse_pricing(version.pricing)))
+    prices = _prices()
     stored: dict[uuid.UUID, list[StoredEndpoint]] = defaultdict(list)
     for endpoint in StoredEndpoint.objects.order_by("order", "id"):
         stored[endpoint.service_id].append(endpoint)
     offers = {
-        service.id: _offer(service, _endpoints(service, stored[service.id]), tuple(prices[service.id]))
+        service.id: _offer(service, _endpoints(service, stored[service.id]), prices.get(service.id, ()))
         for service in Service.objects.order_by("created_at")
     }
     return Snapshot(
@@ -151,6 +148,22 @@ def load() -> Snapshot:
         testing_names=_by_name(offers.values(), testing=True),
         tiers={tier.name: tier.own_limits for tier in Tier.objects.all()},
     )
+
+
+def _prices() -> dict[uuid.UUID, tuple[PricedVersion, ...]]:
+    """By service. One of whose prices cannot be read has none: it is not served at a price that may not hold."""
+    found: dict[uuid.UUID, list[PricedVersion]] = defaultdict(list)
+    unreadable: set[uuid.UUID] = set()
+    for version in PriceVersion.objects.approved().order_by("effective_from"):
+        try:
+            price = parse_pricing(version.pricing)
+        except ValueError as error:
+            log.error("service %s is not served: its price %s: %s", version.service_id, version.id, error)
+            unreadable.add(version.service_id)
+            continue
+        from_ms = int(version.begins.timestamp() * 1000)
+        found[version.service_id].append(PricedVersion(version.id, from_ms, price))
+    return {service: tuple(versions) for service, versions in found.items() if service not in unreadable}
 
 
 def _by_name(offers: Iterable[Offer], *, testing: bool) -> dict[str, Offer]:
@@ -193,8 +206,16 @@ def _endpoint(service: Service, stored: StoredEndpoint) -> Endpoint | None:
         weight=stored.weight,
         order=stored.order,
         credential=credential,
-        cost=parse_pricing(stored.cost_pricing) if stored.cost_pricing else None,
+        cost=_cost(stored),
     )
+
+
+def _cost(stored: StoredEndpoint) -> Price | None:
+    try:
+        return parse_pricing(stored.cost_pricing) if stored.cost_pricing else None
+    except ValueError as error:
+        log.error("what calls cost at endpoint %s is not known: %s", stored.id, error)
+        return None
 
 
 def _offer(service: Service, endpoints: tuple[Endpoint, ...], prices: tuple[PricedVersion, ...]) -> Offer:

@@ -10,7 +10,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from catalog import snapshot
-from catalog.models import Endpoint, Service
+from catalog.models import Endpoint, PriceVersion, Service
+from common import clock
 from tests.factories import make_endpoint, make_service
 
 pytestmark = pytest.mark.django_db
@@ -90,6 +91,26 @@ def test_a_credential_that_cannot_be_sent_takes_its_endpoint_out_and_nothing_els
     assert [endpoint.id for endpoint in loaded.offers[other.id].endpoints] == [other.id]
     assert caplog.messages == [f"endpoint {bad.id} of alpha@1.0 is not used: its credential is {reason}"]
     assert SECRET not in caplog.text
+
+
+def test_a_price_that_cannot_be_read_takes_its_service_out_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An older price of the same service may not hold any more."""
+    broken, whole = make_service(), make_service()
+    now = clock.now()
+    later = PriceVersion.objects.create(
+        service=broken, pricing={"model": "per_word"}, effective_from=now, approved_at=now
+    )
+    endpoint = make_endpoint(whole)
+    Endpoint.objects.filter(id=endpoint.id).update(cost_pricing={"model": "per_word"})
+
+    offers = snapshot.load().offers
+
+    assert (offers[broken.id].prices, len(offers[whole.id].prices)) == ((), 1)
+    assert [each.cost for each in offers[whole.id].endpoints] == [None]
+    assert str(later.id) in caplog.text
+    assert str(endpoint.id) in caplog.text
 
 
 def test_deadlines_and_fallback_are_the_services_own() -> None:
