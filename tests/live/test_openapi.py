@@ -21,7 +21,7 @@ from keys.models import ApiKey
 from tests import factories
 from tests.live.stack import GatewayProcess, Stack
 
-EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "48"))
+EXAMPLES = int(os.environ.get("OPENAPI_EXAMPLES", "24"))
 SEED = int(os.environ.get("OPENAPI_SEED", "1"))
 #: Signing in costs 60 ms and more of Argon2, whatever the name.
 FEWER = {"POST /api/v1/token": 10}
