@@ -55,6 +55,8 @@ def drop(month: dt.date, *, by: str) -> ArchiveStep:
         if last is None or last.step != _Step.DETACHED or partitions.is_attached(month):
             raise ArchiveRefused("the month is not archived, or in the ledger again")
         _require_file(last)
+        if not _is_of_its_table(last):
+            raise ArchiveRefused("its rows are not those of the file any more: archive it again")
         partitions.drop(month)
         return _record(_Step.DROPPED, month, last.manifest, by)
 
@@ -121,11 +123,19 @@ def _last(month: dt.date) -> ArchiveStep | None:
 
 
 def _written(month: dt.date) -> ArchiveStep | None:
-    """What was recorded of the month's file, where that is still what was written."""
+    """What was recorded of the month's file, where that is still what was written, and what the table has."""
     last = _last(month)
     if last is not None and last.step == _Step.DROPPED:
         _require_file(last)
-    return last if last is not None and _is_intact(last) else None
+    return last if last is not None and _is_intact(last) and _is_of_its_table(last) else None
+
+
+def _is_of_its_table(step: ArchiveStep) -> bool:
+    """Rows that were restored, or not taken out yet, may have lost their metadata since: the file must not keep it."""
+    if not partitions.exists(step.month):
+        return True
+    found = archive_files.facts(connection, partitions.name_of(step.month), step.manifest["columns"])
+    return not _differing(found, step.manifest)
 
 
 def _write(month: dt.date, by: str) -> ArchiveStep:
@@ -203,11 +213,14 @@ def _require_file(step: ArchiveStep) -> None:
 
 
 def _require_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    if differing := _differing(found, expected):
+        raise ArchiveRefused(f"what was read again differs in {', '.join(differing)}")
+
+
+def _differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """Kinds of token that came after the file was written are none of it."""
     known = {**found, "tokens": {kind: found["tokens"].get(kind) for kind in expected["tokens"]}}
-    differing = [name for name, value in known.items() if expected[name] != value]
-    if differing:
-        raise ArchiveRefused(f"what was read again differs in {', '.join(differing)}")
+    return [name for name, value in known.items() if expected[name] != value]
 
 
 def _record(step: str, month: dt.date, manifest: dict[str, Any], by: str) -> ArchiveStep:

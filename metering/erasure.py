@@ -19,14 +19,12 @@ from common import clock
 from metering import archived
 from metering.models import DeadLetter
 
-_COUNT = """
-    SELECT count(*) FROM usage_records
-    WHERE consumer_id = %s AND "timestamp" >= %s AND "timestamp" < %s AND metadata @> %s
+# What a person wrote beside a correction is no caller's.
+_WHERE = """
+    WHERE consumer_id = %s AND "timestamp" >= %s AND "timestamp" < %s AND metadata @> %s AND settlement <> 'manual'
 """
-_ERASE = """
-    UPDATE usage_records SET metadata = NULL
-    WHERE consumer_id = %s AND "timestamp" >= %s AND "timestamp" < %s AND metadata @> %s
-"""
+_COUNT = f"SELECT count(*) FROM usage_records {_WHERE}"  # noqa: S608 - constants  # nosec B608
+_ERASE = f"UPDATE usage_records SET metadata = NULL {_WHERE}"  # noqa: S608 - constants  # nosec B608
 _LETTERS = "SELECT * FROM dead_letters WHERE position(%s IN entry) > 0 ORDER BY id"
 
 

@@ -27,6 +27,7 @@ from finance.tasks import archive_usage, run_export, send_reports
 from metering import archived, closed_months, corrections, explorer, journal, partitions, usage
 from metering.archived import UsageArchived
 from metering.corrections import Amounts, CorrectionRefused
+from metering.erasure import Erasure
 from metering.models import ArchivedRequests, ClosedMonth, UsageRecord
 from tests.console import console, operator
 from tests.finance.test_reports import schedule
@@ -90,6 +91,32 @@ def steps() -> list[str]:
 def in_ledger() -> list[Any]:
     start, end = clock.month_start(last_month()), clock.month_start(clock.next_month(last_month()))
     return [*UsageRecord.objects.filter(timestamp__gte=start, timestamp__lt=end).order_by("id").values()]
+
+
+def test_metadata_that_was_erased_does_not_come_back_out_of_a_file(
+    calls: dict[str, journal.Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a month that was restored for it, here while it is being taken out again."""
+    archive()
+    drop()
+    archives.restore(last_month(), by="anna")
+    detach = partitions.detach
+
+    def erased_meanwhile(month: dt.date) -> None:
+        erasure = Erasure(calls["wide"].consumer_id, month, clock.now().date())
+        assert erasure.erase(actor="anna") == 1
+        detach(month)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(partitions, "detach", erased_meanwhile)
+        archive()
+    with pytest.raises(ArchiveRefused, match="archive it again"):
+        drop()
+    again = archive()
+    assert parquet.read_table(archives.file_of(again)).column("metadata").to_pylist() == [None] * 4
+    drop()
+    archives.restore(last_month(), by="anna")
+    assert [row["metadata"] for row in in_ledger()] == [None] * 4
 
 
 def test_a_month_goes_and_comes_back_as_it_was(calls: dict[str, journal.Entry], archive_folder: Path) -> None:

@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from audit.models import AuditEntry
 from common.ids import uuid7
 from metering import journal
+from metering.corrections import Amounts, correct
 from metering.models import DeadLetter, UsageRecord
 from tests import factories
 from tests.metering.market import Market, metadata
@@ -64,6 +65,18 @@ def test_it_goes_from_open_and_closed_months_and_nothing_else_does(market: Marke
     assert {entry.after["erased"] for entry in told} == {1}
     assert [entry.after["members"] for entry in told.order_by("id")] == [["user_id"]] * 2 + [[]] * 2
     assert not any("anna" in str(entry.after) for entry in told)
+
+
+def test_what_a_person_wrote_beside_a_correction_stays(market: Market) -> None:
+    entry = market.entry(metadata=metadata(ANNA))
+    market.write(entry)
+    market.drain()
+    corrected = correct(market.record(entry), Amounts(prompt_tokens=-1), note="counted twice", actor="anna")
+
+    assert erase(market) == "Metadata of 1 erased.\n"
+
+    assert market.record(entry).metadata is None
+    assert UsageRecord.objects.get(id=corrected.id).metadata == {"note": "counted twice"}
 
 
 def test_a_duplicate_that_comes_later_brings_nothing_back(market: Market) -> None:
