@@ -123,9 +123,15 @@ class Runtime:
         ):
             self._tasks.append(asyncio.create_task(kept_up(work)))
 
+    async def _calls_end(self, *, within: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.settlement.idle.wait(), within)
+
     async def stop(self) -> None:
         """Let running calls end, hand in what they cost, close. The server has stopped accepting by now."""
-        await self.settlement.end_all(within=STOP_SECONDS, then_within=CUT_SECONDS)
+        await self._calls_end(within=STOP_SECONDS)
+        self.settlement.cut()
+        await self._calls_end(within=CUT_SECONDS)
         if len(self.spool):
             await self.spool.settle_all(self.admission)
         with contextlib.suppress(LineError, hiredis.ReplyError):

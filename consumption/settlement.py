@@ -1,7 +1,6 @@
 """Ending what admission began: every call that was let in becomes exactly one journal entry."""
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections import defaultdict
@@ -141,15 +140,11 @@ class Settlement:
         """Whether a call was let in and is not settled yet."""
         return request_id in self._open
 
-    async def end_all(self, *, within: float, then_within: float) -> None:
-        """Let the calls that run end within so many seconds. Those that do not are cut, and settle what they gave."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.idle.wait(), within)
+    def cut(self) -> None:
+        """End the calls that still run. They settle what they gave: ``idle`` tells when they have."""
         for _, _, task in self._open.values():
             if task is not None:
                 task.cancel()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.idle.wait(), then_within)
 
     async def release(self, lease: Lease) -> None:
         """End a call that never left for the upstream: it consumes no quota and leaves no record."""
