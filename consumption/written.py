@@ -7,7 +7,7 @@ from typing import Any
 #: Characters that are kept; of more, only how many there are.
 MOST_WRITTEN = 2 * 1024 * 1024
 #: Choices whose texts are kept apart; no call asks for more.
-MOST_CHOICES = 1_024
+MOST_APART = 1_024
 #: Bytes of text that make a token, about, in Latin scripts: for what cannot be counted.
 BYTES_PER_TOKEN = 4
 #: What is written around a tool call's name and arguments, about.
@@ -81,6 +81,6 @@ class Written:
 
 def _opened(texts: dict[int, StringIO], index: int) -> int:
     """Where the text of a new choice goes; beyond the bound all further ones are one."""
-    index = index if len(texts) < MOST_CHOICES else -1
+    index = index if len(texts) < MOST_APART else -1
     texts.setdefault(index, StringIO())
     return index

@@ -1,29 +1,15 @@
 """Where live counters and the ledger disagreed, and letters about budgets, to look at."""
 
-from typing import Any
-
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from audit.audited_admin import ReadOnlyAdmin
 from quotas.models import BudgetNotice, QuotaDrift
 
 
-class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # generic in the stubs alone
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(QuotaDrift)
-class QuotaDriftAdmin(ReadOnly):
+class QuotaDriftAdmin(ReadOnlyAdmin):
     list_display = (
         "found_at",
         "consumer",
@@ -55,7 +41,7 @@ def _told(drift: QuotaDrift, value: int) -> str:
 
 
 @admin.register(BudgetNotice)
-class BudgetNoticeAdmin(ReadOnly):
+class BudgetNoticeAdmin(ReadOnlyAdmin):
     list_display = ("created_at", "consumer", "name", "threshold", "spent", "amount", "currency", "sent_at")
     list_filter = (("sent_at", admin.EmptyFieldListFilter), "threshold", "period", "created_at")
     list_select_related = ("consumer",)

@@ -4,7 +4,7 @@ from catalog.pricing import Tokens
 from consumption import sse
 from consumption.errors import UpstreamFailed
 from consumption.replies import Bounds, Chunk, Reply, meter, no_answer, read_chunk, read_reply
-from consumption.written import MOST_CHOICES, Written
+from consumption.written import MOST_APART, Written
 from metering.journal import UsageSource
 
 
@@ -56,7 +56,7 @@ class ChunkReader:
             self._take(chunk)
         for choice in chunk.choices or ():
             choice.write(self._written)
-            if choice.finish_reason and len(self._ended) < MOST_CHOICES:
+            if choice.finish_reason and len(self._ended) < MOST_APART:
                 self._ended.add(choice.index)
         return chunk
 

@@ -12,7 +12,7 @@ from consumption.protocols.base import StreamReader
 from consumption.protocols.exchanges import exchange_of
 from consumption.protocols.messages_over_openai import MOST_TOOL_CALLS
 from consumption.replies import Chunk
-from consumption.written import MOST_CHOICES
+from consumption.written import MOST_APART
 from tests.consumption.protocols.callers import BOUNDS, chat, events_of, feed, message
 
 START = {
@@ -400,7 +400,7 @@ def test_chunks_that_say_less_were_cut(request_: Any, events: list[Any]) -> None
 
 def test_of_more_choices_than_anybody_asks_for_no_end_is_believed() -> None:
     stream = reader(chat(), "openai")
-    feed(stream, *[a_chunk("stop", index, content="Hi") for index in range(MOST_CHOICES + 9)])
+    feed(stream, *[a_chunk("stop", index, content="Hi") for index in range(MOST_APART + 9)])
     written = stream.reply().written
     assert written is not None
     assert written.answers[-2:] == ["Hi", "Hi" * 9], "but all is counted"
