@@ -152,6 +152,17 @@ class Admission:
             raise NotLive("the shard is being rebuilt")
         return epoch
 
+    def _same_epoch(self, shard: int, tried: str) -> str:
+        """The epoch of a shard, if it is still the one in which something was tried. The server's word alone is not
+        enough: one that was set back, or a replica that was promoted, knows the old epoch by heart.
+
+        Raises ``NotLive`` or ``StaleEpoch``.
+        """
+        epoch = self.epoch(shard)
+        if epoch != tried:
+            raise StaleEpoch
+        return epoch
+
     def known_epoch(self, shard: int) -> str:
         """The epoch of a shard, or empty while there is none to believe."""
         return self._epochs[shard] or ""
@@ -247,7 +258,7 @@ class Admission:
         shard = ready.names.shard
         command = ready.settle(
             self._signature,
-            epoch or self.epoch(shard),
+            self._same_epoch(shard, epoch) if epoch else self.epoch(shard),
             self._periods.of(milliseconds_of(entry.request_id)),
             id_=text(entry.request_id),
             tokens=entry.total_tokens,
@@ -256,8 +267,7 @@ class Admission:
         )
         answer = await self._lines[shard].call(command, timeout=ANSWER_SECONDS)
         if not isinstance(answer, bytes):
-            if not epoch:
-                self._epochs[shard] = None
+            self._epochs[shard] = None
             raise StaleEpoch
         return answer.decode()
 
@@ -285,7 +295,15 @@ class Admission:
             names.shard,
             commands.LEND,
             (names.epoch, names.leases, quota, names.tombstone + id_),
-            (epoch, id_, entry.total_tokens, LEASE_MS, holds, period.month_expires, share),
+            (
+                self._same_epoch(names.shard, epoch),
+                id_,
+                entry.total_tokens,
+                LEASE_MS,
+                holds,
+                period.month_expires,
+                share,
+            ),
         )
 
     async def run(

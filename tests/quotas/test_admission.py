@@ -20,7 +20,7 @@ from devstack.valkey import Valkey
 from metering import journal, shards
 from metering.journal import Entry
 from quotas import errors
-from quotas.admission import Admission, Ask, Lease, StaleEpoch
+from quotas.admission import Admission, Ask, Lease, NotLive, StaleEpoch
 from quotas.limits import limit_set
 from quotas.line import Line
 from quotas.refusals import Rate
@@ -211,18 +211,38 @@ async def test_another_epoch_is_stale_and_changes_nothing(admission: Admission) 
     lease = await admission.admit(ask())
     old = admission.epoch(SHARD)
     await admission._line.call(("SET", shards.epoch_key(SHARD), old.replace("1:", "2:", 1)))
+    done = entry(lease.request_id, tokens=5)
+    with pytest.raises(StaleEpoch):
+        await admission.settle(done, journal.encode(done), epoch=old)
+    assert not admission.is_live
     with pytest.raises(Unavailable):
         await admission.admit(ask())
-    done = entry(lease.request_id, tokens=5)
+    await admission.refresh_epochs()
     with pytest.raises(StaleEpoch):
         await admission.settle(done, journal.encode(done), epoch=old)
     assert await counters(admission) == (0, 100)
     assert await journalled(admission) == []
-    assert not admission.is_live
 
     await admission.append(SHARD, journal.encode(done))
     assert [how for how, _ in await journalled(admission)] == ["replay"]
     assert await counters(admission) == (0, 100)
+
+
+async def test_nothing_is_settled_at_a_server_that_still_has_the_epoch_of_another(
+    admission: Admission,
+) -> None:
+    """As one does that was set back to older files, or a replica that was promoted, until a drain opens it."""
+    lease = await admission.admit(ask())
+    done = entry(lease.request_id, tokens=5)
+    before = "1:" + "0" * 40
+    await admission._line.call(("SET", shards.epoch_key(SHARD), before))
+    await admission.refresh_epochs()
+    with pytest.raises(NotLive):
+        await admission.settle(done, journal.encode(done), epoch=before)
+    with pytest.raises(NotLive):
+        await admission.lend(done, share="", epoch=before)
+    assert await counters(admission) == (0, 100)
+    assert await journalled(admission) == []
 
 
 async def test_counters_of_another_server_life_are_not_believed(admission: Admission) -> None:
