@@ -1,6 +1,7 @@
 """Rows of the ledger and of its outbox as the drain leaves them, for tests of what reads them."""
 
 import datetime as dt
+import time
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -34,7 +35,9 @@ class Calls:
         **fields: Any,
     ) -> UsageRecord:
         """One row of the ledger, begun ``at`` (now where none is given)."""
-        if at is not None and clock.month_of(at) != clock.month_of(clock.now()):
+        if at is None:
+            time.sleep(0.001)  # ids of one millisecond are in no order
+        elif clock.month_of(at) != clock.month_of(clock.now()):
             partitions.make([clock.month_of(at)])
         id_ = uuid7(None if at is None else int(at.timestamp() * 1000))
         return UsageRecord.objects.create(

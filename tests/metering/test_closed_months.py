@@ -180,7 +180,7 @@ def test_what_no_row_can_be_made_of_is_found_among_late_calls(market: Market, cl
     market.write(late[0], bad, *late[1:], market.entry(), how="late")
     market.drain()
 
-    assert [row[0] for row in corrections()] == [entry.request_id for entry in late]
+    assert sorted(row[0] for row in corrections()) == sorted(entry.request_id for entry in late)
     assert [reason for reason, _ in letters()] == ["refused"]
     assert_books_agree()
 
