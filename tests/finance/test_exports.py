@@ -270,9 +270,10 @@ def test_two_workers_do_not_work_on_one_job(ledger: Calls) -> None:
     with other.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", [exports._LOCK, str(job.id)])
         run_export(str(job.id))
+        cursor.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", [exports._LOCK, str(job.id)])
+    other.close()
     job.refresh_from_db()
     assert (job.state, job.attempts) == (ExportJob.State.QUEUED, 0)
-    other.close()
     run_export(str(job.id))
     run_export(str(job.id))
     job.refresh_from_db()
