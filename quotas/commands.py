@@ -121,14 +121,15 @@ class Ready:
 
 def _admit_head(names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period) -> bytes:
     keys = [names.epoch, names.journal, names.leases, names.bucket, names.quota + period.month]
-    layout, same = _packed(epoch, by.journal_bound, LEASE_MS, *(
+    _, same = _packed(epoch, by.journal_bound, LEASE_MS, *(
         -1 if limit is None else limit for limit in (limits.requests_per_second, limits.tokens_per_month)
     ), period.month_expires)  # fmt: skip
+    layout = ""
     if limits.further:
         keys += _hashes(names, period)
         values = [each for limit in limits.further for each in (limit.value, ord(limit.kind))]
-        more, further = _packed(period.day_expires, *limits.nano, *limits.counts, *values, *limits.fields)
-        layout, same = layout + more, same + further
+        layout, further = _packed(period.day_expires, *limits.nano, *limits.counts, *values, *limits.fields)
+        same += further
     hold = _hold(names, limits, by, period)
     fixed = _bulk("EVALSHA", ADMIT.sha, len(keys), *keys, ">" + layout, same, hold)
     return b"*%d\r\n%b%b" % (3 + len(keys) + 6, fixed, _open_id())

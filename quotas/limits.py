@@ -98,15 +98,16 @@ class LimitSet:
     further: tuple[Limit, ...] = ()
     nano: tuple[int, int, int] = (0, 0, 0)
     #: What the script is told of the further limits, but for the names of the hashes and the day's end.
-    fields: tuple[str, ...] = field(init=False)
+    fields: tuple[str | int, ...] = field(init=False)
     counts: tuple[int, int, int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         now, month, day = self._by_hash()
         in_now = [name for limit in now for name in limit.fields]
-        pairs = [name for limit in (*month, *day) for name in limit.fields]
+        written = [each for name in in_now for each in (name, 0)]
+        pairs = [name for limit in (*month, *day) for name in reversed(limit.fields)]
         object.__setattr__(self, "counts", (len(now), len(in_now), len(month), len(day)))
-        object.__setattr__(self, "fields", (*in_now, *pairs))
+        object.__setattr__(self, "fields", (*in_now, *written, *pairs))
 
     def _by_hash(self) -> tuple[list[Limit], list[Limit], list[Limit]]:
         month = [limit for limit in self.further if limit.kind in _IN_MONTH]
