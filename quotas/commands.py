@@ -78,8 +78,7 @@ class Ready:
         self._counted = counted
         self._epoch = ""
         self._period: Period | None = None
-        self._admit = b""
-        self._settle = (b"", b"")
+        self._admit = self._settle = (b"", b"")
 
     def admit(
         self,
@@ -96,8 +95,10 @@ class Ready:
         """``admit.lua``. ``need``: prompt bound, output cap, choices, whether the caller named the cap."""
         if period is not self._period or epoch != self._epoch:
             self._pack(by, epoch, period)
-        return b"%b%b%b%b\r\n$%d\r\n%b\r\n" % (
-            self._admit, id_.encode(), _BEFORE_CALL, _CALL.pack(at_ms, deadline_ms, *need), len(entry), entry,
+        head, hold = self._admit
+        return b"%b%b%b%b\r\n$%d\r\n%b%b\r\n" % (
+            head, id_.encode(), _BEFORE_CALL, _CALL.pack(at_ms, deadline_ms, *need),
+            len(hold) + len(entry), hold, entry,
         )  # fmt: skip
 
     def settle(
@@ -113,26 +114,27 @@ class Ready:
         )  # fmt: skip
 
     def _pack(self, by: Signature, epoch: str, period: Period) -> None:
-        self._admit = _admit_head(self.names, self.limits, by, epoch, period)
+        self._admit = _admit_parts(self.names, self.limits, by, epoch, period)
         if self._counted is not None:
             self._settle = _settle_parts(self.names, self._counted, epoch, period)
         self._epoch, self._period = epoch, period
 
 
-def _admit_head(names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period) -> bytes:
+def _admit_parts(
+    names: Names, limits: LimitSet, by: Signature, epoch: str, period: Period
+) -> tuple[bytes, bytes]:
+    """The command up to the request's id; and what its last argument begins with."""
     keys = [names.epoch, names.journal, names.leases, names.bucket, names.quota + period.month]
     _, same = _packed(epoch, by.journal_bound, LEASE_MS, *(
         -1 if limit is None else limit for limit in (limits.requests_per_second, limits.tokens_per_month)
     ), period.month_expires)  # fmt: skip
-    layout = ""
     if limits.further:
         keys += _hashes(names, period)
         values = [each for limit in limits.further for each in (limit.value, ord(limit.kind))]
         layout, further = _packed(period.day_expires, *limits.nano, *limits.counts, *values, *limits.fields)
-        same += further
-    hold = _hold(names, limits, by, period)
-    fixed = _bulk("EVALSHA", ADMIT.sha, len(keys), *keys, ">" + layout, same, hold)
-    return b"*%d\r\n%b%b" % (3 + len(keys) + 6, fixed, _open_id())
+        same += b">%b\0%b" % (layout.encode(), further)
+    head = b"*%d\r\n" % (3 + len(keys) + 4) + _bulk("EVALSHA", ADMIT.sha, len(keys), *keys, same) + _open_id()
+    return head, _hold(names, limits, by, period)
 
 
 def lease(

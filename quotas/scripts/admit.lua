@@ -2,11 +2,11 @@
 -- All limits or none. Consumes nothing unless every limit lets the call in.
 --
 -- KEYS  epoch, journal, leases, bucket, quota; where there are further limits: now, month, day
--- ARGV  1 how the further limits in 2 are packed   2 what is the same for every call of a pair   3 what the lease holds (see lease.lua)
---       4 request id   5 the call: the id's time, ms; caller's deadline, ms of this clock; prompt bound; output cap;
---       choices (n); 1 where the caller named the cap   6 entry if nobody settles
---   2, in order; -1 is unlimited: epoch; journal bound; lease, ms; requests/s; tokens/month; quota expires, s
---   and then, where there are further limits (see quotas/limits.py), by number:
+-- ARGV  1 what is the same for every call of a pair   2 request id   3 the call: the id's time, ms; caller's deadline, ms
+--       of this clock; prompt bound; output cap; choices (n); 1 where the caller named the cap
+--       4 the lease but for its deadline, tokens and money (see lease.lua)
+--   1, in order; -1 is unlimited: epoch; journal bound; lease, ms; requests/s; tokens/month; quota expires, s
+--   and then, where there are further limits (see quotas/limits.py): how the rest is packed; and the rest, by number:
 --       1 day expires, s     2 nano-units of any call   3 of a prompt token   4 of an output token
 --       5 … 8 how many limits are counted in now, with how many fields, in month, in day; then of each limit, in the
 --       order of their kinds: how much, and the letter of its kind; then names of fields, as they are read and as they
@@ -22,10 +22,10 @@
 --   {'reserved', i, used, reserved, …}       running calls hold what is missing
 --   {'stale'} {'late'} {'skew'} {'full'}     epoch differs, caller has gone, clocks differ, journal at its bound
 local call, floor, min, max = redis.call, math.floor, math.min, math.max
-local epoch, bound, lease_ms, rate, quota, quota_expires, rest = struct.unpack('>sddddd', ARGV[2])
+local epoch, bound, lease_ms, rate, quota, quota_expires, rest = struct.unpack('>sddddd', ARGV[1])
 if call('GET', KEYS[1]) ~= epoch then return {'stale'} end
 
-local at, deadline, prompt, cap, choices, named = struct.unpack('>dddddd', ARGV[5])
+local at, deadline, prompt, cap, choices, named = struct.unpack('>dddddd', ARGV[3])
 local time = call('TIME')
 local now = time[1] * 1000 + floor(time[2] / 1000)
 if now > deadline then return {'late'} end
@@ -57,7 +57,8 @@ repeat
   -- Further limits: calls that run, and buckets.
   local has_minutes = false
   if KEYS[6] then
-    of = {struct.unpack(ARGV[1], ARGV[2], rest)}
+    local layout, from = struct.unpack('s', ARGV[1], rest)
+    of = {struct.unpack(layout, ARGV[1], from)}
     in_now, in_fields, in_month, in_day = unpack(of, 5, 8)
     now_at = LIMITS + 2 * (in_now + in_month + in_day) + 2
     set_at = now_at + in_fields
@@ -180,6 +181,6 @@ if of then
     if not day_kept then call('EXPIREAT', KEYS[8], of[1]) end
   end
 end
-call('HSET', KEYS[3], ARGV[4], struct.pack('>ddd', now + lease_ms, need, money) .. ARGV[3] .. ARGV[6])
+call('HSET', KEYS[3], ARGV[2], struct.pack('>ddd', now + lease_ms, need, money) .. ARGV[4])
 if size < 0 then return struct.pack('>dddd', cap, -1, 0, -1) end
 return struct.pack('>dddd', cap, floor(left - 1), math.ceil(full_in + 1000 / size), size)
