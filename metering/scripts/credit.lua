@@ -8,16 +8,16 @@
 -- Answers 1 or 0
 if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[3]) then return 0 end
 local tokens = tonumber(ARGV[1])
-local now, month, day, quota = {}, {}, {}, {'used', tokens}
+local now, quota = {}, {'used', tokens}
+local month, day = spend(tokens, tonumber(ARGV[4]), unpack(ARGV, 6, 9))
 local lease = redis.call('HGET', KEYS[5], ARGV[10])
 if lease then
   local need, names = give_back(lease, tokens, now, month, day)
-  quota[3], quota[4] = 'reserved', -need
-  add(names[3], now)
+  quota = {'used', tokens, 'reserved', -need}
+  if names then add(names[3], now) end
   redis.call('HDEL', KEYS[5], ARGV[10])
   redis.call('SET', KEYS[6], ARGV[11], 'EX', ARGV[12])
 end
-spend(month, day, tokens, tonumber(ARGV[4]), unpack(ARGV, 6, 9))
 add(KEYS[2], quota, ARGV[2])
 add(KEYS[3], month, ARGV[2])
 add(KEYS[4], day, ARGV[5])

@@ -16,6 +16,7 @@ for _, lease in ipairs(redis.call('HVALS', KEYS[3])) do
   local now, month, day = {}, {}, {}
   -- As if all were spent: buckets are kept as they are.
   local need, names = give_back(lease, (select(2, struct.unpack('>dd', lease))), now, month, day)
+  names = names or names_of(lease, 0)
   hold(names[2], 'reserved', need)
   for key, changes in pairs({[3] = now, [4] = month, [5] = day}) do
     for i = 1, #changes, 2 do

@@ -1,12 +1,9 @@
--- What a call used beside its quota, added to lists of changes (see add.lua): tokens of its key in the month; money of
--- consumer, key and service in month and day. Always, whether it is limited or not: a limit that is set later finds what
--- was used before.
-local function spend(month, day, tokens, nano, of_key, ...)
-  if tokens ~= 0 then month[#month + 1], month[#month + 2] = of_key, tokens end
-  if nano ~= 0 then
-    for _, of_money in ipairs({...}) do
-      month[#month + 1], month[#month + 2] = of_money, nano
-      day[#day + 1], day[#day + 2] = of_money, nano
-    end
-  end
+-- What a call used beside its quota, as changes (see add.lua) of month and day: tokens of its key in the month; money of
+-- consumer, key and service in both. Always, whether it is limited or not: a limit that is set later finds what was used
+-- before.
+local function spend(tokens, nano, of_key, of_all, of_key_money, of_service)
+  if nano == 0 then return tokens == 0 and {} or {of_key, tokens}, {} end
+  local day = {of_all, nano, of_key_money, nano, of_service, nano}
+  if tokens == 0 then return {unpack(day)}, day end
+  return {of_key, tokens, of_all, nano, of_key_money, nano, of_service, nano}, day
 end
