@@ -75,11 +75,13 @@ class ClusterSession:
     """One stretch of draining on one database session and the masters of a cluster.
 
     An outage of one master concerns its own shards alone: they go on where they are found next. Shards whose slot is
-    being handed over wait until it is.
+    being handed over wait until it is. Where all nodes that answer are cut off from the rest, the session ends, and
+    with it what it owns: another drain may be on the other side.
     """
 
     def __init__(self, partitions_known: partitions.Known, hand_ins: HandIns) -> None:
         self._nodes = Nodes()
+        self._nodes.topology()  # who cannot drain is no drain among others, and owns nothing
         self._masters: dict[Address, Journals] = {}
         self._partitions = partitions_known
         self._hand_ins = hand_ins
@@ -107,8 +109,9 @@ class ClusterSession:
 
     def _look_after_shards(self) -> None:
         self._look_at = time.monotonic() + LOOK_EVERY
+        topology = self._nodes.topology()
         self._ownership.rebalance()
-        placed = self._nodes.topology().settled(self._ownership.shards)
+        placed = topology.settled(self._ownership.shards)
         for address in self._masters.keys() - placed.keys():
             self._masters.pop(address).close()
         for address, owned in placed.items():

@@ -1,5 +1,7 @@
 """The jobs' connections to Valkey: bytes in and out, every wait bounded, nothing repeated behind the caller's back."""
 
+import math
+import time
 from typing import Any, cast
 
 import redis
@@ -77,23 +79,21 @@ class Nodes:
 
     #: So many of them are asked: one alone may have been cut off from the others.
     ENOUGH = 3
+    #: A cluster that has served may refuse for so long, seconds: while it replaces a master.
+    PATIENCE = 5.0
 
     def __init__(self) -> None:
         self._known = [parse_address(node) for node in settings.VALKEY_CLUSTER]
+        self._served_at = -math.inf
 
     def topology(self) -> Topology:
-        """Raises ``redis.ConnectionError`` where no node answers."""
-        views: list[tuple[Address, bytes]] = []
-        silent: list[Address] = []
-        for address in self._known:
-            try:
-                views.append((address, _view(address)))
-            except redis.RedisError:
-                silent.append(address)
-            if len(views) == self.ENOUGH:
-                break
+        """Raises ``redis.ConnectionError`` where no node answers, or none that takes part in a cluster that serves: who
+        sees only those is cut off, and others may not be."""
+        views, silent = self._ask()
         if not views:
             raise redis.ConnectionError("no node of the cluster answers")
+        if time.monotonic() - self._served_at > self.PATIENCE:
+            raise redis.ConnectionError("no node that answers is of a cluster that serves")
         found = Topology(views)
         # Who did not answer is asked last: it costs the longest wait.
         answered = [address for address, _ in views]
@@ -101,14 +101,35 @@ class Nodes:
         self._known = [*answered, *sorted(others), *silent]
         return found
 
+    def _ask(self) -> tuple[list[tuple[Address, bytes]], list[Address]]:
+        """What enough nodes say, one that serves among them if there is any; and who did not answer."""
+        views: list[tuple[Address, bytes]] = []
+        silent: list[Address] = []
+        has_served = False
+        for address in self._known:
+            try:
+                view, serves = _view(address)
+            except redis.RedisError:
+                silent.append(address)
+                continue
+            views.append((address, view))
+            has_served |= serves
+            if has_served and len(views) >= self.ENOUGH:
+                break
+        if has_served:
+            self._served_at = time.monotonic()
+        return views, silent
 
-def _view(address: Address) -> bytes:
+
+def _view(address: Address) -> tuple[bytes, bool]:
+    """What a node says of all nodes, and whether it serves."""
     client = _client(address=address, socket_timeout=0.5, socket_connect_timeout=0.5)
-    client.set_response_callback("CLUSTER NODES", _as_it_comes)
+    client.response_callbacks.clear()
     try:
-        return bytes(client.execute_command("CLUSTER NODES"))  # type: ignore[no-untyped-call]
+        nodes, info = (bytes(client.execute_command(f"CLUSTER {what}")) for what in ("NODES", "INFO"))  # type: ignore[no-untyped-call]
     finally:
         client.close()
+    return nodes, b"cluster_state:ok" in info
 
 
 def _client(*, address: Address | None = None, **options: Any) -> redis.Redis:

@@ -35,7 +35,7 @@ from quotas.line import Line, NotSent
 from tests import factories
 from tests.harness.admission import local_mode
 from tests.harness.cluster import Node, ValkeyCluster
-from tests.harness.network import ANYWHERE, calls_from, run_placed
+from tests.harness.network import ANYWHERE, COMMAND_FROM, calls_from, run_placed
 from tests.harness.waiting import wait_for
 from tests.metering.market import Market
 
@@ -72,8 +72,9 @@ class ClusterMarket:
             log=folder / "drain.log",
         )
 
-    def start_drain(self) -> subprocess.Popen[bytes]:
-        return self.market.start_drain()
+    def start_drain(self, place: str = ANYWHERE) -> subprocess.Popen[bytes]:
+        """``place``: where it connects from."""
+        return self.market.start_drain(("manage.py",) if place == ANYWHERE else (*COMMAND_FROM, place))
 
     def quota_key(self, shard: int) -> str:
         month = clock.month_of(clock.now())

@@ -7,9 +7,11 @@ master does not know yet that it is none any more.
 from collections.abc import Iterator, Sequence
 
 import pytest
+from django.db import connection
 
 from metering import shards
 from metering.models import ShardEpoch
+from metering.ownership import SHARD_LOCK
 from tests.cluster.market import AT_ONCE, ClusterMarket, Gate, gates_under_load
 from tests.harness.cluster import MASTERS, ValkeyCluster
 from tests.harness.network import GATEWAYS, ReachedNode, heal, open_doors, part
@@ -177,3 +179,45 @@ def test_what_a_master_and_one_replica_did_alone_is_not_lost_on_the_heir(
 
     market.assert_counted_once(*gates)
     assert min(ShardEpoch.objects.filter(shard__in=of).values_list("number", flat=True)) > 1
+
+
+def owned() -> list[int]:
+    """How many shards each drain owns."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid
+            """,
+            [SHARD_LOCK],
+        )
+        return sorted(count for (count,) in cursor.fetchall())
+
+
+@pytest.mark.soak
+def test_a_drain_cut_off_with_a_master_leaves_its_shards_to_the_others(
+    market: ClusterMarket, whole: PartedCluster
+) -> None:
+    """It reaches PostgreSQL, and so it would keep the shards that it can do nothing for."""
+    victim = master_of_two(whole)
+    of = whole.shards_of(victim)
+    followers = replicas_of(whole, victim)
+    others = [node for node in whole.reached if node is not victim]
+    lone, other = GATEWAYS
+
+    def split(gates: Sequence[Gate]) -> None:
+        part(others, of=[victim, lone])
+        wait_for(lambda: any(map(is_master, followers)))
+        heir = next(filter(is_master, followers))
+        wait_for(lambda: owned() == [shards.SHARDS])
+        wait_for(lambda: opened_by(heir, of))
+        wait_for(lambda: all(gates[0].admission.reaches(shard) for shard in of))
+        whole.heal()
+        wait_for(lambda: owned() == [shards.SHARDS // 2] * 2)
+
+    market.start_drain(lone)
+    market.start_drain()
+    wait_for(lambda: owned() == [shards.SHARDS // 2] * 2)
+    gates = gates_under_load(market, split, other)
+
+    market.assert_counted_once(*gates)

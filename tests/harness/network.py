@@ -98,6 +98,22 @@ def run_placed(work: Coroutine[Any, Any, None]) -> None:
         runner.run(work)
 
 
+#: Arguments of a Python that runs a command of ours. It connects from the place that comes next, but to PostgreSQL.
+COMMAND_FROM = (
+    "-c",
+    """
+import socket, sys
+from django.core.management import execute_from_command_line
+connect, place = socket.socket.connect, sys.argv.pop(1)
+def connect_from(opened, address):
+    opened.bind((place, 0))
+    connect(opened, address)
+socket.socket.connect = connect_from
+execute_from_command_line(sys.argv)
+""",
+)
+
+
 class _PlacedLoop(asyncio.SelectorEventLoop):
     async def create_connection(self, *args: Any, **options: Any) -> Any:
         return await super().create_connection(*args, **{"local_addr": (_calls_from.get(), 0)} | options)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -123,11 +123,13 @@ class Market:
             patched.setattr(drain, "BLOCK_MS", 1)
             Drain().run(until=lambda: self.waiting() == 0)
 
-    def start_drain(self, **environment: str) -> subprocess.Popen[bytes]:
-        """A drain as a process of its own."""
+    def start_drain(
+        self, command: Sequence[str] = ("manage.py",), **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """A drain as a process of its own. ``command``: what Python is given to run it."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "manage.py", "drain_usage"],
+                [sys.executable, *command, "drain_usage"],
                 cwd=ROOT,
                 env={
                     **os.environ,

@@ -1,8 +1,17 @@
 """Who has what, from nodes that do not agree."""
 
-import pytest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from metering.topology import SHARD_SLOTS, Address, Topology, parse_address, slot_of
+import pytest
+import redis
+
+from metering.topology import SHARD_SLOTS, SLOTS, Address, Topology, parse_address, slot_of
+from metering.valkey import Nodes
+from tests.harness.cluster import Node
+from tests.harness.servers import RUN
+from tests.harness.waiting import wait_for
 
 ASKED = Address("10.0.0.9", 7000)
 
@@ -56,3 +65,29 @@ def test_a_shard_whose_slot_is_being_moved_waits() -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="no host:port"):
         parse_address(text)
+
+
+@pytest.fixture
+def lone_node(tmp_path: Path, settings: Any) -> Iterator[Node]:
+    """One that has no slots: to itself a cluster that does not serve, as to whoever is cut off with a few."""
+    node = Node(tmp_path / "node", [RUN.lock.descriptor])
+    node.start()
+    settings.REDIS_URL, settings.VALKEY_CLUSTER = node.url, [node.address]
+    yield node
+    node.stop()
+
+
+def test_who_hears_none_that_serves_is_cut_off(lone_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(redis.ConnectionError, match="serves"):
+        Nodes().topology()
+    lone_node.ask("CLUSTER", "ADDSLOTSRANGE", "0", SLOTS - 1)
+    wait_for(lambda: lone_node.info("cluster")["cluster_state"] == "ok")
+    nodes = Nodes()
+    assert nodes.topology().owner_of(0) == parse_address(lone_node.address)
+    lone_node.ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    lone_node.ask("CLUSTER", "DELSLOTS", "0")
+    wait_for(lambda: lone_node.info("cluster")["cluster_state"] == "fail")
+    nodes.topology()  # a master may just be replaced
+    monkeypatch.setattr(Nodes, "PATIENCE", 0.0)
+    with pytest.raises(redis.ConnectionError, match="serves"):
+        nodes.topology()
