@@ -85,12 +85,11 @@ def _observe_violations() -> None:
 
 
 def _observe_drifts() -> None:
+    of_tokens = Q(currency="") & ~Q(counted__startswith=QuotaDrift.RUNNING_CALLS)
     grouped = (
         QuotaDrift.objects.order_by()
         .values("healed")
-        .annotate(
-            n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger")), filter=Q(currency=""), default=0)
-        )
+        .annotate(n=Count("id"), tokens=Sum(Abs(F("counter") - F("ledger")), filter=of_tokens, default=0))
     )
     found = {row["healed"]: (row["n"], row["tokens"]) for row in grouped}
     for healed in (True, False):

@@ -43,7 +43,7 @@ _SCRIPTS = Path(__file__).parent / "scripts"
 _CLOSE, _SET, _FORGET = (
     (_SCRIPTS / f"{name}.lua").read_text() for name in ("close_shard", "set_counters", "forget_counters")
 )
-_OPEN = lua.load(_SCRIPTS / "open_shard.lua", lua.LEASE, lua.ADOPT)
+_OPEN = lua.load(_SCRIPTS / "open_shard.lua", lua.LEASE, lua.HELD, lua.ADOPT)
 
 
 def not_live(server: OneLife, positions: dict[int, Position], owned: Iterable[int]) -> list[int]:

@@ -10,4 +10,6 @@ def load(script: Path, *functions: Path) -> str:
 
 
 _SCRIPTS = Path(__file__).parent / "scripts"
-ADD, SPEND, LEASE, ADOPT = (_SCRIPTS / f"{name}.lua" for name in ("add", "spend", "lease", "adopt"))
+ADD, SPEND, LEASE, HELD, ADOPT = (
+    _SCRIPTS / f"{name}.lua" for name in ("add", "spend", "lease", "held", "adopt")
+)

@@ -14,6 +14,8 @@ SHARDS = 64
 QUOTA_KEPT = dt.timedelta(days=40)
 #: Day counters stay this long from their day's beginning on: a rebuild sets yesterday's too.
 DAY_KEPT = dt.timedelta(days=4)
+#: And of now, since a call was let in (``admit.lua``).
+NOW_KEPT = dt.timedelta(days=2)
 #: A tombstone outlives the 60 s in which a settle of unknown fate is repeated.
 TOMBSTONE_SECONDS = 120
 
@@ -88,7 +90,7 @@ def quota_key_of(shard: int, consumer_id: str, service_id: str, month: str) -> s
     return f"{tag(shard)}:quota:{consumer_id}:{service_id}:{month}"
 
 
-def now_key(shard: int, consumer_id: uuid.UUID) -> str:
+def now_key(shard: int, consumer_id: uuid.UUID | str) -> str:
     """Hash, of a consumer: calls that run, and buckets of requests and of tokens a minute, by field; and ``kept:at``,
     the hour in which it was last prolonged."""
     return f"{tag(shard)}:now:{consumer_id}"

@@ -4,22 +4,26 @@ import datetime as dt
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from common import clock
 from metering import shards
 
 #: Keys looked through at a time, and hashes read in one call of the script.
 NAMES, CHUNK = 1_000, 500
 _ID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _KEY = re.compile(
-    rf"\{{s(\d\d)\}}:(?:quota:({_ID}):({_ID}):(\d{{6}})|spent:({_ID}):(\d{{6}}|\d{{8}}))", re.ASCII
+    rf"\{{s(\d\d)\}}:(?:quota:({_ID}):({_ID}):(\d{{6}})|spent:({_ID}):(\d{{6}}|\d{{8}})|now:({_ID}))",
+    re.ASCII,
 )
 _IS_COUNTED = re.compile(rf"used|t:{_ID}|m:[A-Z]{{3}}(?::{_ID})?".encode()).fullmatch
+_RESERVES = ("reserved", "rt:", "rm:", "c:")
+_RESERVES_BYTES = tuple(start.encode() for start in _RESERVES)
 _IS_NUMBER = re.compile(rb"-?\d{1,18}").fullmatch
 
 _SCRIPTS = Path(__file__).parent / "scripts"
@@ -32,7 +36,7 @@ Hashes = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Counter:
-    """A field of a ``quota_key`` or a ``spent_key``."""
+    """A field of a ``quota_key``, a ``spent_key`` or a ``now_key``."""
 
     key: str
     field: str
@@ -50,6 +54,15 @@ class Counter:
         return len(self.period) == len("20251125")
 
     @property
+    def is_reserved(self) -> bool:
+        """Whether it counts what running calls may still use."""
+        return self.field.startswith(_RESERVES)
+
+    @property
+    def is_of_calls(self) -> bool:
+        return self.field.startswith("c:")
+
+    @property
     def consumer_id(self) -> uuid.UUID:
         return uuid.UUID(consumer_of(self.key))
 
@@ -62,7 +75,7 @@ class Counter:
     @property
     def currency(self) -> str:
         """Empty where tokens are counted, and else what nano-units are counted of."""
-        return self.field.split(":")[1] if self.field.startswith("m:") else ""
+        return self.field.split(":")[1] if self.field.startswith(("m:", "rm:")) else ""
 
     @property
     def of(self) -> str:
@@ -71,12 +84,28 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """How far a counter is from what is ``right`` at least: ``by`` has to be added to it."""
+
+    counter: Counter
+    epoch: str
+    value: int
+    right: int
+
+    @property
+    def by(self) -> int:
+        return self.right - self.value
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
-    """Hashes of one shard, its epoch, and how long its journal was when the last of them was read."""
+    """Hashes of one shard, its epoch, and how long its journal was when the last of them was read. ``reserving``: which
+    of them reserve anything."""
 
     epoch: str
     last_id: str
     hashes: Hashes
+    reserving: frozenset[str] = frozenset()
 
 
 def keys(client: redis.Redis) -> set[str]:
@@ -93,7 +122,7 @@ def by_shard(of: Iterable[str]) -> dict[int, list[str]]:
 
 
 def period_of(key: str) -> str:
-    """The UTC month (``202511``) or day (``20251125``) that a hash is of."""
+    """The UTC month (``202511``) or day (``20251125``) that a hash is of; empty where it is of now."""
     parts = _parts(key)
     return parts[3] or parts[5]
 
@@ -105,7 +134,7 @@ def begin_of(period: str) -> dt.date:
 
 def consumer_of(key: str) -> str:
     parts = _parts(key)
-    return parts[1] or parts[4]
+    return parts[1] or parts[4] or parts[6]
 
 
 def shard_of(key: str) -> int:
@@ -122,28 +151,43 @@ def _parts(key: str) -> Sequence[str]:
 def read(client: redis.Redis, shard: int, wanted: Iterable[str]) -> Reading:
     """What these hashes of a shard say. Without an epoch where it changed meanwhile, or where there is none."""
     names, found, epochs, last_id = sorted(wanted), Hashes(), set[bytes](), b"0-0"
-    for start in range(0, len(names) or 1, CHUNK):
-        some = names[start : start + CHUNK]
+    reserving = set[str]()
+    for some in in_chunks(names):
         answer: Any = client.eval(
             _READ, len(some) + 2, shards.epoch_key(shard), shards.journal_key(shard), *some
         )
         epochs.add(answer[0])
         last_id = answer[1]
-        found |= {name: _counted(flat) for name, flat in zip(some, answer[2:], strict=True)}
+        for name, flat in zip(some, answer[2:], strict=True):
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            found[name] = {
+                field.decode(): to_number(value) for field, value in fields.items() if _IS_COUNTED(field)
+            }
+            if any(value != b"0" for field, value in fields.items() if field.startswith(_RESERVES_BYTES)):
+                reserving.add(name)
     epoch = epochs.pop().decode() if len(epochs) == 1 else ""
-    return Reading(epoch, last_id.decode(), found)
+    return Reading(epoch, last_id.decode(), found, frozenset(reserving))
 
 
-def _counted(flat: list[bytes]) -> dict[str, int]:
-    values = zip(flat[::2], flat[1::2], strict=True)
-    counted = {name: value for name, value in values if _IS_COUNTED(name)}
-    # What is no number is moved from nothing (``heal_counter.lua``).
-    return {name.decode(): int(value) if _IS_NUMBER(value) else 0 for name, value in counted.items()}
+def in_chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Once where there are none: an epoch is asked for all the same."""
+    for start in range(0, len(names) or 1, CHUNK):
+        yield names[start : start + CHUNK]
+
+
+def to_number(value: bytes) -> int:
+    """What is no number is moved from nothing (``heal_counter.lua``)."""
+    return int(value) if _IS_NUMBER(value) else 0
 
 
 def move(client: redis.Redis, counter: Counter, by: int, *, epoch: str) -> bool:
     """Add ``by`` to a counter; False where its shard has another epoch by now."""
-    begin = begin_of(counter.period)
-    expires = shards.day_expires(begin) if counter.is_of_day else shards.quota_expires(begin)
     keys = (shards.epoch_key(counter.shard), counter.key)
-    return bool(client.eval(_HEAL, len(keys), *keys, epoch, counter.field, str(by), str(expires)))
+    return bool(client.eval(_HEAL, len(keys), *keys, epoch, counter.field, str(by), str(_expires(counter))))
+
+
+def _expires(counter: Counter) -> int:
+    if not counter.period:
+        return int((clock.now() + shards.NOW_KEPT).timestamp())
+    begin = begin_of(counter.period)
+    return shards.day_expires(begin) if counter.is_of_day else shards.quota_expires(begin)

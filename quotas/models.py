@@ -12,7 +12,9 @@ from common.money import NANO, plain
 
 
 class QuotaDrift(models.Model):
-    """A live counter that differed from the ledger twice in a row, compared at one journal position."""
+    """A live counter that was wrong twice in a row: by the ledger, at one journal position, or by open leases."""
+
+    RUNNING_CALLS = "running calls"
 
     # As loose as those of quota periods: a period whose consumer is gone can drift as well.
     consumer = models.ForeignKey(Consumer, on_delete=models.PROTECT, related_name="+", db_constraint=False)
@@ -38,7 +40,7 @@ class QuotaDrift(models.Model):
     def told(self, value: int) -> dict[str, object]:
         """A counter's value with its unit, JSON-ready."""
         if not self.currency:
-            return {"tokens": value}
+            return {"calls" if self.counted.startswith(self.RUNNING_CALLS) else "tokens": value}
         return {"cost": plain(Decimal(value) / NANO), "currency": self.currency}
 
 

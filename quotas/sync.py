@@ -6,15 +6,14 @@ lies outside of them, in two looks, is a drift: first as quota periods and rollu
 that no book which is wrong by itself makes a counter wrong. It is healed by the difference, never by setting a value.
 
 Compared is what may be refused for: the month's quotas, and what consumers, keys and services spent this month and
-today, whether ledger and Valkey both know of it or one alone.
+today, whether ledger and Valkey both know of it or one alone; and what is reserved (``quotas.reservations``).
 """
 
 import datetime as dt
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 
 import redis
 from django.db import connection
@@ -25,8 +24,8 @@ from metering import counters, shards, valkey
 from metering.counters import Bounds
 from metering.models import JournalPosition
 from metering.stream import order
-from quotas import live_counters
-from quotas.live_counters import Counter, Reading, consumer_of, period_of
+from quotas import live_counters, reservations
+from quotas.live_counters import Counter, Drift, Reading, consumer_of, period_of
 from quotas.models import QuotaDrift
 
 log = logging.getLogger(__name__)
@@ -36,19 +35,8 @@ PATIENCE = 10.0
 BETWEEN_LOOKS = 1.0
 _LOCK = 0x73796E63
 
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How far a counter is from the ledger at least: ``by`` has to be added to it."""
-
-    counter: Counter
-    epoch: str
-    used: int
-    ledger: int
-
-    @property
-    def by(self) -> int:
-        return self.ledger - self.used
+WRONG_USED = "two looks at one journal position disagree with the ledger"
+WRONG_RESERVED = "open leases hold something else"
 
 
 def sync_quotas() -> list[QuotaDrift]:
@@ -68,37 +56,49 @@ def sync_quotas() -> list[QuotaDrift]:
 def _sync_quotas() -> list[QuotaDrift]:
     client = valkey.connect()
     try:
-        first = _look(client)
-        if not first:
+        readings = _read(client, live_counters.keys(client))
+        used, reserved = _compare(client, readings), reservations.differences(client, readings)
+        if not used and not reserved:
             return []
         time.sleep(BETWEEN_LOOKS)
-        by_counter = {drift.counter: drift for drift in _look(client, first)}
-        pairs = [(drift, by_counter[drift.counter]) for drift in first if drift.counter in by_counter]
-        return [_heal(client, _smaller(*pair)) for pair in pairs if _agree(*pair)]
+        suspects = {drift.counter.key for drift in used}
+        by_counter = {
+            drift.counter: drift for drift in _compare(client, _read(client, suspects), only=suspects)
+        }
+        pairs = [(drift, by_counter[drift.counter]) for drift in used if drift.counter in by_counter]
+        return [
+            *(_heal(client, _smaller(*pair), WRONG_USED) for pair in pairs if _agree(*pair)),
+            *(_heal(client, drift, WRONG_RESERVED) for drift in reservations.again(client, reserved)),
+        ]
     finally:
         client.close()
 
 
-def _look(client: redis.Redis, suspects: Sequence[Drift] = ()) -> list[Drift]:
+def _read(client: redis.Redis, names: set[str]) -> dict[int, Reading]:
+    """Hashes of the periods that are compared, by shard."""
+    periods = _periods(clock.now())
+    keys = live_counters.by_shard(key for key in names if period_of(key) in periods)
+    return {shard: live_counters.read(client, shard, keys.get(shard, ())) for shard in range(shards.SHARDS)}
+
+
+def _compare(
+    client: redis.Redis, before: dict[int, Reading], *, only: Collection[str] | None = None
+) -> list[Drift]:
     """The counters that cannot be right, among these or all, but for shards that the drain does not reach in time."""
+    if only is not None:
+        before = {shard: reading for shard, reading in before.items() if reading.hashes}
     now = clock.now()
-    periods, only = _periods(now), {drift.counter.key for drift in suspects}
-    there = {key for key in only or live_counters.keys(client) if period_of(key) in periods}
-    keys = live_counters.by_shard(there)
-    before = {
-        shard: live_counters.read(client, shard, keys.get(shard, ()))
-        for shard in (keys if only else range(shards.SHARDS))
-    }
+    periods = _periods(now)
     found: list[Drift] = []
     passed = _wait_for_drain(before)
-    used = {} if only else counters.consumers_of(passed, now)
+    used = {} if only is not None else counters.consumers_of(passed, now)
     for shard in sorted(passed):
         # Somebody whose usage is in Valkey alone is asked for too.
         known = {*used.get(shard, ()), *map(consumer_of, before[shard].hashes)}
         if not known:
             continue
-        bounds = counters.bounds({shard: list(known)}, now, of_rows=bool(only))
-        wanted = only or {key for key in bounds if period_of(key) in periods}
+        bounds = counters.bounds({shard: list(known)}, now, of_rows=only is not None)
+        wanted = only if only is not None else {key for key in bounds if period_of(key) in periods}
         after = live_counters.read(client, shard, {*(bounds.keys() & wanted), *before[shard].hashes})
         found += _drifts(before[shard], bounds, after)
     return found
@@ -150,24 +150,23 @@ def _smaller(first: Drift, second: Drift) -> Drift:
     return min(second, first, key=lambda drift: abs(drift.by))
 
 
-def _heal(client: redis.Redis, drift: Drift) -> QuotaDrift:
+def _heal(client: redis.Redis, drift: Drift, reason: str) -> QuotaDrift:
     """The row first: a counter is never moved without one."""
-    row = _row(drift)
+    row = _row(drift, reason)
     row.save()
-    log.error(
-        "a counter of shard %d differed from the ledger by %+d: %s",
-        drift.counter.shard,
-        drift.by,
-        row.counted,
-    )
+    log.error("a counter of shard %d was wrong by %+d: %s", drift.counter.shard, drift.by, row.counted)
     row.healed = live_counters.move(client, drift.counter, drift.by, epoch=drift.epoch)
     row.save(update_fields=("healed",))
     return row
 
 
-def _row(drift: Drift) -> QuotaDrift:
+def _row(drift: Drift, reason: str) -> QuotaDrift:
     counter = drift.counter
     counted, service_id = "money" if counter.currency else "tokens", counter.service_id
+    if counter.is_of_calls:
+        counted = QuotaDrift.RUNNING_CALLS
+    elif counter.is_reserved:
+        counted = f"reserved {counted}"
     if counter.of and Service.objects.filter(id=counter.of).exists():
         service_id = uuid.UUID(counter.of)
         counted += " of the service"
@@ -176,10 +175,10 @@ def _row(drift: Drift) -> QuotaDrift:
     return QuotaDrift(
         consumer_id=counter.consumer_id,
         service_id=service_id,
-        month=live_counters.begin_of(counter.period),
+        month=live_counters.begin_of(counter.period) if counter.period else clock.now().date(),
         counted=f"{counted} of a day" if counter.is_of_day else counted,
         currency=counter.currency,
-        counter=drift.used,
-        ledger=drift.ledger,
-        reason="two looks at one journal position disagree with the ledger",
+        counter=drift.value,
+        ledger=drift.right,
+        reason=reason,
     )

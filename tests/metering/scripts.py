@@ -11,22 +11,30 @@ from common.ids import milliseconds_of
 from metering import journal, shards
 from quotas import commands
 from quotas.leases import LEASE_MS
-from quotas.limits import limit_set
+from quotas.limits import LimitSet, limit_set
 from quotas.names import Periods, names_of
 from tests.metering.market import Market
 
 BY = commands.Signature("gateway", 1000)
 PERIODS = Periods()
+LIMITS = limit_set(None, 1000)
 
 
-def admit(market: Market, entry: journal.Entry, *, cap: int = 90, lease_ms: int = LEASE_MS) -> list[Any]:
-    """Let a call of 10 prompt tokens in, under a limit of 1,000 tokens a month."""
+def admit(
+    market: Market,
+    entry: journal.Entry,
+    *,
+    cap: int = 90,
+    lease_ms: int = LEASE_MS,
+    limits: LimitSet = LIMITS,
+) -> list[Any]:
+    """Let a call of 10 prompt tokens in, under a limit of 1,000 tokens a month where no others are given."""
     id_ = entry.request_id
     now: Any = market.valkey.time()
     milliseconds = now[0] * 1000 + now[1] // 1000
     answer = _run(
         market, commands.ADMIT,
-        _ready(market, entry).admit(
+        _ready(market, entry, limits).admit(
             BY, epoch(market), PERIODS.of(milliseconds_of(id_)), id_=str(id_), at_ms=milliseconds,
             deadline_ms=milliseconds + 60_000, need=(10, cap, 1, True),
             entry=journal.encode(market.unsettled(request_id=id_)),
@@ -75,9 +83,9 @@ def write_former_lease(market: Market, entry: journal.Entry, deadline: float) ->
     valkey.zadd(shards.former_leases_key(market.shard), {id_: deadline})
 
 
-def _ready(market: Market, entry: journal.Entry) -> commands.Ready:
+def _ready(market: Market, entry: journal.Entry, limits: LimitSet = LIMITS) -> commands.Ready:
     counted = commands.Counted(entry.counted_key, entry.currency)
-    return commands.Ready(names_of(market.consumer.id, market.service.id), limit_set(None, 1000), counted)
+    return commands.Ready(names_of(market.consumer.id, market.service.id), limits, counted)
 
 
 def _run(market: Market, script: commands.Script, command: bytes) -> list[Any]:
