@@ -22,8 +22,7 @@ _KEY = re.compile(
     re.ASCII,
 )
 _IS_COUNTED = re.compile(rf"used|t:{_ID}|m:[A-Z]{{3}}(?::{_ID})?".encode()).fullmatch
-_RESERVES = ("reserved", "rt:", "rm:", "c:")
-_RESERVES_BYTES = tuple(start.encode() for start in _RESERVES)
+_RESERVES = re.compile(rf"reserved|rt:{_ID}|rm:[A-Z]{{3}}(?::{_ID})?|c:{_ID}".encode()).fullmatch
 _IS_NUMBER = re.compile(rb"-?\d{1,18}").fullmatch
 
 _SCRIPTS = Path(__file__).parent / "scripts"
@@ -56,7 +55,7 @@ class Counter:
     @property
     def is_reserved(self) -> bool:
         """Whether it counts what running calls may still use."""
-        return self.field.startswith(_RESERVES)
+        return bool(_RESERVES(self.field.encode()))
 
     @property
     def is_of_calls(self) -> bool:
@@ -163,7 +162,7 @@ def read(client: redis.Redis, shard: int, wanted: Iterable[str]) -> Reading:
             found[name] = {
                 field.decode(): to_number(value) for field, value in fields.items() if _IS_COUNTED(field)
             }
-            if any(value != b"0" for field, value in fields.items() if field.startswith(_RESERVES_BYTES)):
+            if any(value != b"0" for field, value in fields.items() if _RESERVES(field)):
                 reserving.add(name)
     epoch = epochs.pop().decode() if len(epochs) == 1 else ""
     return Reading(epoch, last_id.decode(), found, frozenset(reserving))
@@ -173,6 +172,12 @@ def in_chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Once where there are none: an epoch is asked for all the same."""
     for start in range(0, len(names) or 1, CHUNK):
         yield names[start : start + CHUNK]
+
+
+def reserved(key: bytes, field: bytes) -> Counter | None:
+    """The counter of what running calls may still use; None where it is none of ours."""
+    is_ours = _KEY.fullmatch(key.decode(errors="replace")) and _RESERVES(field)
+    return Counter(key.decode(), field.decode()) if is_ours else None
 
 
 def to_number(value: bytes) -> int:

@@ -4,6 +4,7 @@ Both change in one script, so one moment tells, and a difference stays what it i
 for no call refuses others until its month ends; what is reserved too little for lets a limit be overspent.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import redis
 
 from metering import lua, shards
-from quotas.live_counters import Counter, Drift, Reading, consumer_of, in_chunks, to_number
+from quotas.live_counters import Counter, Drift, Reading, consumer_of, in_chunks, reserved, to_number
+
+log = logging.getLogger(__name__)
 
 _READ = lua.load(Path(__file__).parent / "scripts" / "read_reserved.lua", lua.LEASE, lua.HELD)
 
@@ -41,9 +44,13 @@ def _differences(client: redis.Redis, shard: int, keys: Iterable[str]) -> list[D
     fixed = shards.epoch_key(shard), shards.leases_key(shard), shards.former_leases_key(shard)
     found: dict[Counter, Drift] = {}
     for some in in_chunks(sorted(keys)):
-        answer: Any = client.eval(_READ, len(fixed) + len(some), *fixed, *some)
+        try:
+            answer: Any = client.eval(_READ, len(fixed) + len(some), *fixed, *some)
+        except redis.ResponseError as error:
+            log.error("what the leases of shard %d hold cannot be read: %s", shard, error)
+            return []
         epoch, *flat = answer
         for key, field, value, holds in zip(*[iter(flat)] * 4, strict=True) if epoch else ():
-            counter = Counter(key.decode(), field.decode())
-            found[counter] = Drift(counter, epoch.decode(), to_number(value), int(holds))
+            if (counter := reserved(key, field)) is not None:
+                found[counter] = Drift(counter, epoch.decode(), to_number(value), int(holds))
     return list(found.values())

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Counters and the journal's last id at one moment.
 --
 -- KEYS  epoch, journal, hashes …

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=no-writes
 -- Where hashes reserve something else than what the open leases of their shard hold, at one moment.
 --
 -- KEYS  epoch, leases, leases of former versions, hashes …
@@ -9,7 +9,7 @@ local function compare(key, field, says, holds)
   local number = tonumber(says or 0)
   if number == holds then return end
   -- 2^53: from here on sums of ours are not exact.
-  if number and math.max(math.abs(number), holds) >= 9007199254740992 then return end
+  if math.max(math.abs(number or 0), holds) >= 9007199254740992 then return end
   for _, value in ipairs({key, field, says or '0', string.format('%.0f', holds)}) do answer[#answer + 1] = value end
 end
 for i = 4, #KEYS do

@@ -175,6 +175,35 @@ def test_sums_past_what_is_exact_are_not_judged(drained: Market, running: Entry)
     assert not QuotaDrift.objects.exists()
 
 
+def test_what_is_no_counter_or_lease_of_ours_keeps_nothing_from_being_compared(
+    drained: Market, running: Entry, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = _key_of(drained, "now")
+    drained.valkey.hset(now, mapping={b"c:\xff": "3", "c:x": "3", f"c:{drained.key.lineage}:x": "1"})
+    drained.valkey.hset(_key_of(drained, "month"), mapping={"rm:usd": "3", "rt:": "3"})
+    drained.valkey.hset(drained.quota_key, "reserved", "101")
+    other = (drained.shard + 1) % shards.SHARDS
+    drained.valkey.hset(shards.leases_key(other), "x", "no lease")
+
+    sync_quotas()
+
+    assert [drift.counter for drift in QuotaDrift.objects.all()] == [101]
+    assert f"leases of shard {other} hold cannot be read" in caplog.text
+    drained.valkey.flushall()
+
+
+def test_a_server_that_is_full_is_compared_too(drained: Market, running: Entry) -> None:
+    drained.valkey.hset(drained.quota_key, "reserved", "101")
+    drained.valkey.config_set("maxmemory", "1")
+    try:
+        sync_quotas()
+    finally:
+        drained.valkey.config_set("maxmemory", "0")
+
+    assert QuotaDrift.objects.get().healed
+    assert counter(drained)["reserved"] == 100
+
+
 def test_nothing_is_healed_under_another_epoch(
     drained: Market, running: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
