@@ -99,7 +99,7 @@ repeat
   -- Of month and day: what is used and reserved, as numbers; and where the caller named no cap, what remains is one. What
   -- the call costs: whatever it says (base), and for each token of output (unit).
   local base, unit, spent = 0, 0, of and in_month + in_day or 0
-  if spent > 0 then base, unit = of[2] + prompt * of[3], choices * of[4] end
+  if of then base, unit = of[2] + prompt * of[3], choices * of[4] end
   local least = cap
   if not named and quota >= 0 then cap = min(cap, floor((quota - used - reserved - prompt) / choices)) end
   for i = 1, spent do
