@@ -38,7 +38,7 @@ from metering import gateways
 from metering.topology import parse_address
 from policy.engine import PolicyEngine, Rule
 from policy.rules import load_rules
-from quotas import safety
+from quotas import predecessors, safety
 from quotas.admission import Admission
 from quotas.cluster import Cluster
 from quotas.line import Argument, Line, LineError, Lines
@@ -226,7 +226,7 @@ class Runtime:
 
     async def _reap_predecessors(self) -> None:
         """Calls that an earlier life of this gateway left open are over."""
-        closed = await self.admission.reap_predecessors(self.spool.predecessors)
+        closed = await predecessors.reap(self.admission, self.spool.predecessors)
         if closed:
             log.warning("closed %d leases of a gateway that died", closed)
 

@@ -353,36 +353,22 @@ class Admission:
             raise StaleEpoch
         return [uuid.UUID(id_.decode()) for id_ in answer[1:]]
 
-    async def reap_predecessors(self, names: set[str]) -> int:
-        """Close leases that earlier lives of these gateways left open; returns how many.
-
-        A gateway signs its leases ``name:life``; whoever holds the name's lock knows that its other lives are over.
-        """
-        closed = 0
-        for shard in range(shards.SHARDS):
-            open_ = await self._open_leases(shard)
-            dead = [id_ for id_, owner in open_.items() if self._is_dead(owner, names)]
-            if dead:
-                closed += await self._close(shard, dead)
-        return closed
-
-    async def _open_leases(self, shard: int) -> dict[str, str]:
-        """The gateway that signed each, by the request's id."""
+    async def open_leases(self, shard: int) -> dict[str, str]:
+        """The gateway that signed each, by the request's id. Raises as ``Line.call`` does."""
         found = await self._line.call(("HGETALL", shards.leases_key(shard)), timeout=1.0)
         return {id_.decode(): signer_of(lease) for id_, lease in found.items()}
 
-    def _is_dead(self, owner: str, names: set[str]) -> bool:
-        return owner != self.gateway and owner.rpartition(":")[0] in names
-
-    async def _close(self, shard: int, ids: list[str]) -> int:
-        answer = await self._lines[shard].call(
-            (
-                "EVALSHA", commands.REAP.sha, 4, shards.epoch_key(shard), shards.leases_key(shard),
-                shards.journal_key(shard), shards.former_leases_key(shard), self.epoch(shard), 0, 0, 0, *ids,
-            ),
-            timeout=1.0,
+    async def close_leases(self, shard: int, ids: list[str]) -> int:
+        """End calls that nobody settles any more, as the reaper does; returns how many were open."""
+        keys = (
+            shards.epoch_key(shard), shards.leases_key(shard), shards.journal_key(shard),
+            shards.former_leases_key(shard),
         )  # fmt: skip
-        return int(answer[1]) if answer[0] == b"ok" else 0
+        try:
+            closed, _ = await self.run(shard, commands.REAP, keys, (self.epoch(shard), 0, 0, 0, *ids))
+        except StaleEpoch:  # whoever opens the shard looks at its leases anew
+            return 0
+        return int(closed)
 
 
 def _ready_for(entry: journal.Entry) -> commands.Ready:

@@ -19,7 +19,7 @@ from common.ids import uuid7
 from devstack.valkey import Valkey
 from metering import journal, shards
 from metering.journal import Entry
-from quotas import errors
+from quotas import errors, predecessors
 from quotas.admission import Admission, Ask, Lease, NotLive, StaleEpoch
 from quotas.limits import limit_set
 from quotas.line import Line
@@ -321,8 +321,8 @@ async def test_a_dead_lifes_leases_are_closed_and_a_settle_after_that_is_late(ad
     lease = await admission.admit(ask())
     successor = Admission(admission._line, gateway="gate:2", journal_bound=1000)
     await successor.on_connect(admission._line.by_shard[0])
-    assert await successor.reap_predecessors({"other"}) == 0
-    assert await successor.reap_predecessors({"gate"}) == 1
+    assert await predecessors.reap(successor, {"other"}) == 0
+    assert await predecessors.reap(successor, {"gate"}) == 1
     assert await counters(admission) == (0, 0)
     await settle(admission, lease, 33)
     assert await counters(admission) == (33, 0)

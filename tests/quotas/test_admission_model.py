@@ -265,7 +265,7 @@ class Admissions(RuleBasedStateMachine):
         if held is None:
             return
         was_open = held.lease.request_id in self.open
-        assert self.run(self.admission._close(self.shard, [str(held.lease.request_id)])) == was_open
+        assert self.run(self.admission.close_leases(self.shard, [str(held.lease.request_id)])) == was_open
         self.give_back(held)
 
     @precondition(lambda self: not self.epoch_lost)

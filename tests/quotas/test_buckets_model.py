@@ -162,7 +162,7 @@ class Buckets(RuleBasedStateMachine):
             return
         lease, need, key, since = held
         if reaped:
-            self.loop.run_until_complete(self.admission._close(self.shard, [str(lease.request_id)]))
+            self.loop.run_until_complete(self.admission.close_leases(self.shard, [str(lease.request_id)]))
         else:
             assert lease.rate is not None
             with pytest.MonkeyPatch.context() as patch:

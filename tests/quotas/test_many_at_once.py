@@ -84,9 +84,9 @@ async def test_a_hundred_thousand_admissions_grant_what_there_is_and_no_more(own
 
         # What was abandoned comes back; at rest nobody is refused who fits.
         for shard in range(shards.SHARDS):
-            ids = list(await admission._open_leases(shard))
+            ids = list(await admission.open_leases(shard))
             if ids:
-                await admission._close(shard, ids)
+                await admission.close_leases(shard, ids)
         assert {reserved for _, reserved in observer.counters()} == {0}
         assert [used for used, _ in observer.counters()] == [granted[n] for n in range(hammer.PAIRS)]
         for number in range(hammer.PAIRS):

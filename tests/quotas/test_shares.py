@@ -182,8 +182,8 @@ async def test_a_dead_gateways_calls_are_counted_before_its_share_goes(
         cut.request_id: ("unsettled", 0, b"replay"),
     }
     # The share is closed like a lease, and is no call.
-    share_ids = list(await admission._open_leases(SHARD))
-    assert await admission._close(SHARD, share_ids) == 1
+    share_ids = list(await admission.open_leases(SHARD))
+    assert await admission.close_leases(SHARD, share_ids) == 1
     assert await counters(admission) == (120, 0)
     assert len(await journalled(admission)) == 2
     second.close()
