@@ -17,7 +17,8 @@ class QuotaDriftAdmin(ReadOnlyAdmin):
         "month",
         "counted",
         "in_counter",
-        "in_ledger",
+        "right",
+        "reason",
         "healed",
     )
     list_filter = ("healed", "found_at", "month", "service")
@@ -31,8 +32,8 @@ class QuotaDriftAdmin(ReadOnlyAdmin):
     def in_counter(self, drift: QuotaDrift) -> str:
         return _told(drift, drift.counter)
 
-    @admin.display(description="ledger", ordering="ledger")
-    def in_ledger(self, drift: QuotaDrift) -> str:
+    @admin.display(description="should be", ordering="ledger")
+    def right(self, drift: QuotaDrift) -> str:
         return _told(drift, drift.ledger)
 
 
