@@ -66,6 +66,14 @@ def opened_by(node: ReachedNode, of: list[int]) -> bool:
     return all(key.decode().partition(":")[2] == run_id for key in keys)
 
 
+def wait_for_heir(followers: Sequence[ReachedNode], of: list[int], gate: Gate) -> None:
+    """Until one of them has taken over, the drain has opened its shards, and the gateway sends calls there."""
+    wait_for(lambda: any(map(is_master, followers)))
+    heir = next(filter(is_master, followers))
+    wait_for(lambda: opened_by(heir, of))
+    wait_for(lambda: all(gate.admission.reaches(shard) for shard in of))
+
+
 def served(gate: Gate, of: list[int]) -> int:
     return sum(gate.served[shard] for shard in of)
 
@@ -113,10 +121,7 @@ def test_a_master_cut_off_with_a_gateway_lets_nobody_in_whom_its_heir_does_not_k
     def split(gates: Sequence[Gate]) -> None:
         part(others, of=[victim, lone])
         alone = served(gates[0], of)
-        wait_for(lambda: any(map(is_master, followers)))
-        heir = next(filter(is_master, followers))
-        wait_for(lambda: opened_by(heir, of))
-        wait_for(lambda: all(gates[1].admission.reaches(shard) for shard in of))
+        wait_for_heir(followers, of, gates[1])
         before = served(gates[1], of)
         wait_for(lambda: served(gates[1], of) > before + 20)
         # No more than ran already.
@@ -207,11 +212,8 @@ def test_a_drain_cut_off_with_a_master_leaves_its_shards_to_the_others(
 
     def split(gates: Sequence[Gate]) -> None:
         part(others, of=[victim, lone])
-        wait_for(lambda: any(map(is_master, followers)))
-        heir = next(filter(is_master, followers))
         wait_for(lambda: owned() == [shards.SHARDS])
-        wait_for(lambda: opened_by(heir, of))
-        wait_for(lambda: all(gates[0].admission.reaches(shard) for shard in of))
+        wait_for_heir(followers, of, gates[0])
         whole.heal()
         wait_for(lambda: owned() == [shards.SHARDS // 2] * 2)
 

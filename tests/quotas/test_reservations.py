@@ -10,12 +10,12 @@ from common import clock
 from metering import shards
 from metering.journal import Entry
 from quotas import reservations, sync
-from quotas.limits import CONCURRENT, MONEY_A_DAY, MONEY_A_MONTH, REQUESTS, TOKENS, TOKENS_A_MINUTE, limit_set
+from quotas.limits import limit_set
 from quotas.models import QuotaDrift
 from quotas.tasks import sync_quotas
 from tests.metering.market import Market
 from tests.metering.scripts import admit, counter, settle, write_former_lease
-from tests.quotas.limits import key_limit, money_limit, ordered, service_limit
+from tests.quotas.limits import every_kind
 
 Found = dict[tuple[str, str], int]
 
@@ -36,16 +36,7 @@ def drained(market: Market) -> Market:
 @pytest.fixture
 def running(drained: Market) -> Entry:
     """A call that runs under a limit of every kind."""
-    of, service = drained.key.lineage, drained.service.id
-    limits = ordered(
-        service_limit(CONCURRENT, service, 5),
-        key_limit(REQUESTS, of, 1000),
-        service_limit(TOKENS_A_MINUTE, service, 10_000),
-        key_limit(TOKENS, of, 10_000),
-        money_limit(MONEY_A_MONTH, "consumer", None, 10**6),
-        money_limit(MONEY_A_MONTH, "service", service, 10**6),
-        money_limit(MONEY_A_DAY, "key", of, 10**6),
-    )
+    limits = every_kind(drained.service.id, drained.key.lineage)
     entry = drained.entry()
     admit(drained, entry, limits=limit_set(None, 1000, limits, (0, 1, 10)))
     return entry
@@ -66,18 +57,20 @@ def reserved(market: Market) -> Found:
 HELD: Found = {
     ("quota", "reserved"): 100,
     ("now", "c:service"): 1,
+    ("now", "c:key"): 1,
     ("month", "rt:key"): 100,
     ("month", "rm:USD"): 910,
-    ("month", "rm:USD:service"): 910,
     ("day", "rm:USD:key"): 910,
+    ("day", "rm:USD:service"): 910,
 }
 COUNTED = {
     ("reserved tokens", "service"),
     ("running calls of the service", "service"),
+    ("running calls of key", ""),
     ("reserved tokens of key", ""),
     ("reserved money", ""),
-    ("reserved money of the service", "service"),
     ("reserved money of key of a day", ""),
+    ("reserved money of the service of a day", "service"),
 }
 
 
@@ -125,7 +118,7 @@ def test_what_is_reserved_by_no_call_goes_and_what_is_held_comes_back(
         for drift in QuotaDrift.objects.filter(healed=True, consumer=drained.consumer)
     }
     assert told == COUNTED
-    calls = QuotaDrift.objects.get(counted__startswith="running calls")
+    calls = QuotaDrift.objects.get(counted="running calls of the service")
     assert calls.told(calls.ledger) == {"calls": 1}
     sync_quotas()
     assert QuotaDrift.objects.count() == len(HELD)
